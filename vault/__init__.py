@@ -1,1 +1,37 @@
-"""."""
+"""What must stay secret, and who may hold it.
+
+Start with `Identity` (a process's keys), `Ratchet`, `GroupKey` and `PairKey` (the secrets behind masks), `BoxKey`
+(sealing for one tick) and `Secret` (bytes that do not print).
+"""
+
+from .boxes import BoxKey, open_sealed, seal, seal_to
+from .custody import verify_grants
+from .errors import BadSignature, CustodyRefused, Erased, KeyFileRefused, NotOpened, VaultError
+from .identity import Identity, verify_key, verify_signature
+from .masks import GroupKey, PairKey, Ratchet, salted, secret_id
+from .prf import prf
+from .secret import Secret
+
+__all__ = [
+    "BadSignature",
+    "BoxKey",
+    "CustodyRefused",
+    "Erased",
+    "GroupKey",
+    "Identity",
+    "KeyFileRefused",
+    "NotOpened",
+    "PairKey",
+    "Ratchet",
+    "Secret",
+    "VaultError",
+    "open_sealed",
+    "prf",
+    "salted",
+    "seal",
+    "seal_to",
+    "secret_id",
+    "verify_grants",
+    "verify_key",
+    "verify_signature",
+]

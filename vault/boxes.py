@@ -1,0 +1,77 @@
+"""Sealing: to one receiver's box key, or to everyone who holds a key.
+
+Box keys (X25519) are drawn in memory for one tick, and the private half is erased when the tick ends. So traffic
+that was recorded opens for nobody later, whoever's disk is stolen.
+"""
+
+from __future__ import annotations
+
+import nacl.utils
+from nacl.bindings import (
+    crypto_aead_xchacha20poly1305_ietf_decrypt,
+    crypto_aead_xchacha20poly1305_ietf_encrypt,
+    crypto_box_seal,
+    crypto_box_seal_open,
+    crypto_scalarmult_base,
+)
+from nacl.exceptions import CryptoError
+
+from .errors import NotOpened
+from .secret import Secret
+
+NONCE_BYTES = 24
+SEALED_EXTRA = NONCE_BYTES + 16  # what `seal` adds to a plaintext
+
+
+class BoxKey:
+    """A receiver's key pair for one tick, made from 32 random bytes."""
+
+    __slots__ = ("_private", "public")
+
+    def __init__(self, drawn: bytes) -> None:
+        self._private = Secret(drawn)
+        self.public = crypto_scalarmult_base(drawn)
+
+    def open(self, sealed: bytes) -> Secret:
+        """Open what `seal_to` sealed to `public`.
+
+        Raises:
+            NotOpened: not for this key, or changed. Erased: the tick is over.
+        """
+        try:
+            return Secret(crypto_box_seal_open(sealed, self.public, self._private.reveal()))
+        except (CryptoError, TypeError):
+            raise NotOpened("a sealed secret does not open with this tick's box key") from None
+
+    def erase(self) -> None:
+        """Forget the private half."""
+        self._private.erase()
+
+    def __repr__(self) -> str:
+        return f"BoxKey({self.public.hex()[:12]})"
+
+
+def seal_to(public: bytes, secret: Secret) -> bytes:
+    """Seal to a box key (libsodium sealed box: anonymous, 48 bytes longer)."""
+    return crypto_box_seal(secret.reveal(), public)
+
+
+def seal(key: Secret, plaintext: bytes, *, context: bytes) -> bytes:
+    """XChaCha20-Poly1305 under a 32-byte key, random nonce in front, `context` as associated data."""
+    nonce = nacl.utils.random(NONCE_BYTES)
+    return nonce + crypto_aead_xchacha20poly1305_ietf_encrypt(plaintext, context, nonce, key.reveal())
+
+
+def open_sealed(key: Secret, sealed: bytes | memoryview, *, context: bytes) -> bytes:
+    """Open what `seal` made under the same key and context.
+
+    Raises:
+        NotOpened: wrong key, wrong context or changed bytes.
+    """
+    data = bytes(sealed)
+    try:
+        return crypto_aead_xchacha20poly1305_ietf_decrypt(
+            data[NONCE_BYTES:], context, data[:NONCE_BYTES], key.reveal()
+        )
+    except (CryptoError, ValueError, TypeError):
+        raise NotOpened("sealed bytes do not open") from None

@@ -1,0 +1,134 @@
+"""Identities: one 32-byte seed a process, from it an Ed25519 signing key and a CURVE key.
+
+Both keys come from the seed by HKDF-SHA256 (RFC 5869), so one file is the whole identity. The public name of a
+process is its Ed25519 key. Secrets for others are never sealed to these keys: see `boxes`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from nacl.bindings import crypto_core_ed25519_is_valid_point, crypto_scalarmult_base
+from nacl.exceptions import BadSignatureError
+from nacl.signing import SigningKey, VerifyKey
+
+from .errors import BadSignature, KeyFileRefused
+from .secret import Secret
+
+_HEADER = "interlock-key-v1"
+
+
+def _derive(seed: Secret, purpose: str) -> bytes:
+    hkdf = HKDF(algorithm=SHA256(), length=32, salt=None, info=f"interlock/{purpose}/v1".encode())
+    return hkdf.derive(seed.reveal())
+
+
+class Identity:
+    """A process's own keys.
+
+    Attributes:
+        public: 32-byte Ed25519 public key, the name by which others know this process.
+        curve_public: 32-byte Curve25519 key that its ZeroMQ sockets use.
+    """
+
+    __slots__ = ("_curve", "_seed", "_signing", "curve_public", "public")
+
+    def __init__(self, seed: Secret) -> None:
+        self._seed = seed
+        self._signing = SigningKey(_derive(seed, "ed25519"))
+        self._curve = Secret(_derive(seed, "curve"))
+        self.public = bytes(self._signing.verify_key)
+        self.curve_public = crypto_scalarmult_base(self._curve.reveal())
+
+    @classmethod
+    def generate(cls) -> Identity:
+        """A fresh identity from the operating system's randomness."""
+        return cls(Secret(os.urandom(32)))
+
+    def sign(self, message: bytes) -> bytes:
+        """Ed25519 signature (64 bytes, deterministic)."""
+        return self._signing.sign(message).signature
+
+    @property
+    def curve_secret(self) -> Secret:
+        """The CURVE secret key, for the socket that needs it."""
+        return self._curve
+
+    def save(self, path: Path) -> None:
+        """Write the key file, readable by its owner only.
+
+        Raises:
+            KeyFileRefused: the file exists; a key is never overwritten.
+        """
+        text = f"{_HEADER}\n# public {self.public.hex()}\n{self._seed.reveal().hex()}\n"
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            raise KeyFileRefused(
+                f"{path} exists and a key is never overwritten",
+                todo="Name another file, or remove it yourself.",
+            ) from None
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    @classmethod
+    def load(cls, path: Path) -> Identity:
+        """Read a key file.
+
+        Raises:
+            KeyFileRefused: missing, malformed, or readable by anyone but its owner.
+        """
+        try:
+            mode = path.stat().st_mode
+            if mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise KeyFileRefused(
+                    f"{path} is open to others: expected mode 600, got {stat.S_IMODE(mode):o}",
+                    todo=f"Type: chmod 600 {path}   (and make a new key if others may have read it)",
+                )
+            lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+        except OSError as error:
+            raise KeyFileRefused(
+                f"{path} cannot be read: {error.strerror}",
+                todo="Make one with: interlock keyholder init FILE",
+            ) from None
+        except UnicodeDecodeError:
+            raise KeyFileRefused(f"{path} is not an interlock key file") from None
+        try:
+            if len(lines) != 2 or lines[0] != _HEADER or len(seed := bytes.fromhex(lines[1])) != 32:
+                raise ValueError
+        except ValueError:
+            raise KeyFileRefused(
+                f"{path} is not an interlock key file: expected '{_HEADER}' and one key"
+            ) from None
+        return cls(Secret(seed))
+
+    def __repr__(self) -> str:
+        return f"Identity({self.public.hex()[:12]})"
+
+
+def verify_key(public: bytes, *, whose: str) -> None:
+    """Check an Ed25519 key once, when it is first met: on the curve, of prime order, canonical.
+
+    Raises:
+        BadSignature: nothing signed by such a key can be trusted.
+    """
+    if len(public) != 32 or not crypto_core_ed25519_is_valid_point(public):
+        raise BadSignature(f"the key of {whose} is not a valid Ed25519 key")
+
+
+def verify_signature(public: bytes, message: bytes, signature: bytes, *, whose: str) -> None:
+    """Check an Ed25519 signature with libsodium, the one verifier used everywhere.
+
+    Raises:
+        BadSignature: naming `whose`.
+    """
+    try:
+        VerifyKey(public).verify(message, signature)
+    except (BadSignatureError, ValueError, TypeError):
+        raise BadSignature(f"the signature of {whose} does not verify") from None
