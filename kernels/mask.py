@@ -1,0 +1,186 @@
+"""Additive masks on fixed point: what a boundary frame is made of.
+
+    frame = integers + keystream(key)   mod 2**width
+
+With a key that serves one frame, the frame is uniform words to whoever lacks it (as strong as the cipher).
+The sum is additive and not an exclusive or, so that two frames under one mask give the difference of their
+integers, and nothing else, to someone without the key: `difference`.
+
+A frame and a keystream have one layout, made of little-endian planes:
+
+    width  8   n bytes
+    width 16   n 16-bit words
+    width 24   n 16-bit words (the low halves), then n bytes (the high parts)
+    width 32   n 32-bit words
+
+(Three-byte words would have to be taken apart byte by byte.) `mask_torch` and `mask_jax` compute the same on
+tensors; tests/vectors/mask.json fixes all of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from .errors import OutOfRange
+from .fixed import WIDTHS, Int32
+
+assert sys.byteorder == "little"  # words are read and written as they lie in memory
+
+Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint32]
+Buffer: TypeAlias = "bytes | bytearray | memoryview | Bytes"
+
+KEY_BYTES = 32
+PLANES: dict[int, tuple[type[np.unsignedinteger[Any]], ...]] = {
+    8: (np.uint8,),
+    16: (np.uint16,),
+    24: (np.uint16, np.uint8),
+    32: (np.uint32,),
+}
+
+_BLOCK = 32768  # elements at a time: what a block touches stays in the L2 cache
+_ZEROS = bytes(1 << 17)  # what the keystream is added to, a piece at a time, for the same reason
+
+
+def frame_bytes(count: int, width: int) -> int:
+    """Give the size of a frame of `count` integers.
+
+    Raises:
+        OutOfRange: the format has no such width, or the count is negative.
+    """
+    if width not in WIDTHS:
+        raise OutOfRange(f"width in bits: expected one of {WIDTHS}, got {width}")
+    if count < 0:
+        raise OutOfRange(f"count of integers: expected 0 or more, got {count}")
+    return count * width // 8
+
+
+def keystream(key: bytes, size: int) -> Bytes:
+    """Give the first `size` bytes of AES-256-CTR under `key`, from counter block 0.
+
+    The initial block is fixed, so a key must serve once.
+
+    Raises:
+        OutOfRange: the key is not 32 bytes, or the size is negative.
+
+    Source: NIST SP 800-38A, section 6.5; the counter is the whole 128-bit block, big-endian.
+    """
+    if len(key) != KEY_BYTES:
+        raise OutOfRange(f"mask key: expected {KEY_BYTES} bytes, got {len(key)}")
+    if size < 0:
+        raise OutOfRange(f"keystream size in bytes: expected 0 or more, got {size}")
+    cipher = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+    stream = np.empty(size, np.uint8)
+    zeros, target = memoryview(_ZEROS), stream.data
+    for start in range(0, size, len(zeros)):
+        part = target[start : start + len(zeros)]
+        cipher.update_into(zeros[: len(part)], part)
+    return stream
+
+
+def mask(integers: Int32, key: bytes, *, width: int) -> Bytes:
+    """Add the key's mask to integers and lay them out as a frame.
+
+    Args:
+        integers: int32, any shape, read in C order; taken mod 2**width.
+        key: 32 bytes that serve this frame only.
+        width: 8, 16, 24 or 32.
+
+    Returns:
+        uint8, shape (frame_bytes(integers.size, width),).
+
+    Raises:
+        OutOfRange: the integers are not int32, or a parameter is outside what the format holds.
+    """
+    if integers.dtype != np.int32:
+        raise OutOfRange(f"integers to mask: expected int32, got {integers.dtype}")
+    words = np.ascontiguousarray(integers).reshape(-1).view(np.uint32)
+    frame = keystream(key, frame_bytes(words.size, width))
+    masked = np.empty(min(_BLOCK, words.size), np.uint32)
+    for block, planes in _blocks(words.size, width, frame):
+        sums = masked[: block.stop - block.start]
+        _join(planes, sums)
+        np.add(sums, words[block], out=sums)
+        _split(sums, planes)
+    return frame
+
+
+def unmask(frame: Buffer, key: bytes, *, count: int, width: int) -> Int32:
+    """Take the key's mask off a frame.
+
+    Returns:
+        int32, shape (count,), each in [-2**(width-1), 2**(width-1)).
+
+    Raises:
+        OutOfRange: the frame's length is not `frame_bytes(count, width)`, or a parameter is outside what the
+            format holds.
+    """
+    return difference(frame, keystream(key, frame_bytes(count, width)), count=count, width=width)
+
+
+def difference(frame_a: Buffer, frame_b: Buffer, *, count: int, width: int) -> Int32:
+    """Subtract two frames of one mask: the difference of their integers, without the key.
+
+    Returns:
+        a - b mod 2**width as int32, shape (count,), each in [-2**(width-1), 2**(width-1)).
+
+    Raises:
+        OutOfRange: a frame's length is not `frame_bytes(count, width)`, or a parameter is outside what the
+            format holds.
+    """
+    size = frame_bytes(count, width)
+    a, b = _opened(frame_a, size), _opened(frame_b, size)
+    integers = np.empty(count, np.int32)
+    words = integers.view(np.uint32)
+    scratch = np.empty(min(_BLOCK, count), np.uint32)
+    for (block, planes_a), (_, planes_b) in zip(
+        _blocks(count, width, a), _blocks(count, width, b), strict=True
+    ):
+        result, subtracted = words[block], scratch[: block.stop - block.start]
+        _join(planes_a, result)
+        _join(planes_b, subtracted)
+        np.subtract(result, subtracted, out=result)
+        if width < 32:  # up and down again: the word's top bit becomes the sign
+            np.left_shift(result, 32 - width, out=result)
+            np.right_shift(integers[block], 32 - width, out=integers[block])
+    return integers
+
+
+def _opened(frame: Buffer, size: int) -> Bytes:
+    """View a frame as bytes of the expected size."""
+    opened = np.frombuffer(frame, np.uint8)
+    if opened.size != size:
+        raise OutOfRange(f"frame: expected {size} bytes, got {opened.size}")
+    return opened
+
+
+def _blocks(count: int, width: int, frame: Bytes) -> Iterator[tuple[slice, list[npt.NDArray[Any]]]]:
+    """Walk through a frame: which elements, and their part of each plane, low plane first."""
+    planes, start = [], 0
+    for dtype in PLANES[width]:
+        end = start + count * np.dtype(dtype).itemsize
+        planes.append(frame[start:end].view(dtype))
+        start = end
+    for start in range(0, count, _BLOCK):
+        block = slice(start, min(start + _BLOCK, count))
+        yield block, [plane[block] for plane in planes]
+
+
+def _join(planes: list[npt.NDArray[Any]], words: Words) -> None:
+    """Make words, shape (n,), of their planes."""
+    np.copyto(words, planes[0])
+    for high in planes[1:]:  # width 24: the byte above the low half
+        np.copyto(words.view(np.uint8)[2::4], high)
+
+
+def _split(words: Words, planes: list[npt.NDArray[Any]]) -> None:
+    """Write words, shape (n,), to their planes."""
+    np.copyto(planes[0], words, casting="unsafe")  # the low bits
+    for high in planes[1:]:
+        np.copyto(high, words.view(np.uint8)[2::4])

@@ -1,0 +1,375 @@
+"""The gate: a keyholder's process. It checks rows and plan and releases one plan a tick.
+
+A gate opens outbound connections only, sees no activation and no weight, and stores its release before it answers:
+asked again for the same plan it gives the same bytes, asked for another plan of that tick it refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+
+from interlock.vault import Identity, VaultError, verify_grants
+
+from .canonical import Count, Message, Plain, PublicKey, decode, encode
+from .change import verify_prepared
+from .effects import After, Announce, Blob, Draw, Effects, Event, Send, Store
+from .errors import Refused
+from .journal import (
+    GENESIS,
+    Changed,
+    Closed,
+    Committed,
+    Joined,
+    Measured,
+    Opened,
+    Planned,
+    Row,
+    Voided,
+    verify_chain,
+)
+from .manifest import Manifest
+from .members import Join, Welcome, make_record, verify_join
+from .release import (
+    Base,
+    Declined,
+    Opening,
+    Plan,
+    Ready,
+    Release,
+    Released,
+    draw_members,
+    make_release,
+    verify_opening,
+)
+from .round import Close, verify, verify_reports
+
+HELLO_S = 2.0
+
+
+class Propose(Message, frozen=True, array_like=True, kw_only=True):
+    """The coordinator asks for a release.
+
+    opening: the newest, None before the first. rows: from that opening's plan (from the first row before the first
+    opening) to the plan's head.
+    """
+
+    plan: Plan
+    opening: Opening | None
+    rows: Annotated[tuple[Row, ...], msgspec.Meta(max_length=8192)]
+
+
+class Known(Plain, frozen=True, array_like=True, kw_only=True):
+    """What a gate stores: enough never to release twice, and to check the next plan.
+
+    held: everyone who was ever granted a stage. joined: everyone who was admitted, with the nonce of the invitation.
+    """
+
+    tick: Count
+    release: Release | None
+    plan: Plan | None
+    opening: Opening | None
+    held: tuple[tuple[PublicKey, Count], ...]
+    joined: tuple[tuple[PublicKey, Annotated[bytes, msgspec.Meta(max_length=16)]], ...]
+
+
+class GateReleased(Event, frozen=True, kw_only=True):
+    """This gate released a plan."""
+
+    tick: int
+    plan: str
+
+
+class GateRefused(Event, frozen=True, kw_only=True):
+    """This gate refused a plan."""
+
+    tick: int
+    number: int
+    reason: str
+
+
+def _empty() -> Known:
+
+
+class Gate:
+    """Pure role of one keyholder's gate.
+
+    Args:
+        identity: the keyholder's identity.
+        manifest: of the run; the gate verified its hash against the join URL.
+        coordinator: identity of the coordinator.
+    """
+
+    def __init__(self, identity: Identity, manifest: Manifest, *, operator: str) -> None:
+        self._identity = identity
+        self._manifest = manifest
+        self._record = make_record(identity, "gate", operator)
+        self._known = _empty()
+        self._asked: Propose | None = None
+        self._next: Known | None = None
+        self._greeted = False
+
+    def restore(self, stored: Mapping[str, bytes]) -> Effects:
+        """Begin, from the last stored release."""
+        if "known" in stored:
+            self._known = decode(stored["known"], Known, whose="gate store")
+        return self.on_timer("hello")
+
+    def on_timer(self, name: str) -> Effects:
+        """Say hello until the coordinator proposes something, then still now and then: it may have restarted."""
+        if name != "hello":
+            return []
+        wait = HELLO_S * 5 if self._greeted else HELLO_S
+        hello = Send(self._manifest.coordinator, Join(record=self._record, invitation=None))
+        ready = Send(self._manifest.coordinator, Ready(tick=self._known.tick))
+        return [*([] if self._greeted else [hello]), ready, After(wait, "hello")]
+
+    def on_message(self, source: bytes, message: Message, blobs: tuple[Blob, ...]) -> Effects:
+        """Answer a proposal."""
+        if source != self._manifest.coordinator:
+            raise Refused(208, f"a message of {source.hex()[:12]}, who is not the coordinator")
+        if isinstance(message, Welcome):
+            self._greeted = True
+            return [Send(source, Ready(tick=self._known.tick))]
+        if not isinstance(message, Propose):
+            raise Refused(210, f"a gate reads no {type(message).__name__}")
+        plan = message.plan
+        known = self._known
+        if known.release is not None and known.plan == plan:
+            return [Send(source, Released(release=known.release))]
+        try:
+            self._next = self._check(message)
+        except Refused as refused:
+            declined = Declined(
+                tick=plan.tick,
+                number=refused.number,
+                reason=str(refused)[:500],
+                opening=known.opening,
+                release=known.release,
+            )
+            return [
+                Send(source, declined),
+                Announce(GateRefused(tick=plan.tick, number=refused.number, reason=refused.what)),
+            ]
+        self._asked = message
+        return [Draw(f"contribution {plan.tick}", 32)]
+
+    def on_drawn(self, name: str, data: bytes) -> Effects:
+        """Sign, store, and only then send."""
+        if self._asked is None or self._next is None or name != f"contribution {self._asked.plan.tick}":
+            return []
+        plan = self._asked.plan
+        release = make_release(self._identity, plan, data)
+        self._known = msgspec.structs.replace(self._next, release=release)
+        self._asked = self._next = None
+        return [
+            Store("known", encode(self._known)),
+            Send(self._manifest.coordinator, Released(release=release)),
+            Announce(GateReleased(tick=plan.tick, plan=plan.digest.hex())),
+        ]
+
+    def on_done(self, job: object, result: object) -> Effects:
+        """A gate has no work."""
+        return []
+
+    def _check(self, ask: Propose) -> Known:
+        """What the gate will know if it releases this plan.
+
+        Raises:
+            Refused: 3xx, with what differs.
+        """
+        plan, manifest, known = ask.plan, self._manifest, self._known
+        if plan.run != manifest.run:
+            raise Refused(204, "a plan of another run")
+        if known.release is not None and plan.tick == known.tick:
+            raise Refused(311, f"another plan of tick {plan.tick} was released before", todo="Open that one.")
+        if plan.tick <= known.tick:
+            raise Refused(312, "ticks never go back", expected=f"> {known.tick}", actual=plan.tick)
+        opened = 0
+        if ask.opening is not None:
+            verify_opening(ask.opening, manifest)
+            opened = ask.opening.plan.tick
+        if known.opening is not None and opened < known.opening.plan.tick:
+            raise Refused(
+                313, "an older opening than the newest known", expected=known.opening.plan.tick, actual=opened
+            )
+        if known.opening is not None and opened == known.opening.plan.tick and ask.opening != known.opening:
+            raise Refused(314, f"a second opening of tick {opened}")
+        if plan.tick != opened + 1:
+            raise Refused(312, "the plan's tick", expected=opened + 1, actual=plan.tick)
+        return _History(manifest, known).follow(ask)
+
+
+class _History:
+    """Replays the rows between two openings and checks that they are within the rules."""
+
+    def __init__(self, manifest: Manifest, known: Known) -> None:
+        self._manifest = manifest
+        self._held = dict(known.held)
+        self._joined = dict(known.joined)
+        self._known = known
+
+    def follow(self, ask: Propose) -> Known:
+        """Check rows and plan against each other; see `boundary.md` 2 for the rules.
+
+        Raises:
+            Refused: E310 to E318.
+        """
+        manifest, plan, opening, rows = self._manifest, ask.plan, ask.opening, ask.rows
+        number, previous = (rows[0].number, rows[0].previous) if rows else (0, GENESIS)
+        if opening is None and (number, previous) != (0, GENESIS):
+            raise Refused(310, "the rows before the first plan do not start with the first row")
+        coordinator = manifest.coordinator
+        head = verify_chain(rows, run=manifest.run, coordinator=coordinator, previous=previous, number=number)
+        if plan.head != head:
+            raise Refused(310, "the plan does not follow the last row")
+        if opening is None:
+            base, members, state = self._before_first(rows)
+        else:
+            base, members, state = self._after(opening, rows)
+        self._check_plan(plan, base, members, state)
+        return Known(
+            tick=plan.tick,
+            release=None,
+            plan=plan,
+            opening=opening,
+            held=tuple(sorted(self._held.items())),
+            joined=tuple(sorted(self._joined.items())),
+        )
+
+    def _join(self, row: Joined) -> None:
+        record, invitation = row.join.record, row.join.invitation
+        used = frozenset(n for who, n in self._joined.items() if n and who != record.identity)
+        verify_join(
+            row.join,
+            run=self._manifest.run,
+            keyholders=self._manifest.committee.identities(),
+            open_admission=self._manifest.admission == "open",
+            used=used,
+        )
+        self._joined[record.identity] = invitation.nonce if invitation is not None else b""
+
+    def _before_first(self, rows: tuple[Row, ...]) -> tuple[Base | None, tuple[tuple[bytes, ...], ...], str]:
+        for row in rows:
+            if not isinstance(row.body, Joined):
+                raise Refused(315, f"a row '{type(row.body).__name__}' before the first plan")
+            self._join(row.body)
+        return None, (), "new"
+
+    def _after(self, opening: Opening, rows: tuple[Row, ...]) -> tuple[Base | None, tuple[tuple[bytes, ...], ...], str]:
+        """Base, members and what the tick became, from the rows after an opening's plan."""
+        before = opening.plan
+        members = draw_members(opening, self._manifest)
+        if len(rows) < 2 or not isinstance(rows[0].body, Planned) or rows[0].body.plan != before:
+            raise Refused(315, f"the rows do not start with the plan of tick {before.tick}")
+        if rows[0].previous != before.head:
+            raise Refused(310, f"the rows before tick {before.tick} are not those that its plan follows")
+        second = rows[1].body
+        if not isinstance(second, Opened) or second.releases != opening.releases or second.tick != before.tick:
+            raise Refused(315, f"the second row is not the opening of tick {before.tick}")
+        if before.change:
+            grants = {who: index for index, stage in enumerate(members) for who in stage}
+            try:
+                keyholders = self._manifest.committee.identities()
+                verify_grants(grants, held=self._held, keyholders=keyholders)
+            except VaultError as error:
+                raise Refused(316, error.what) from None
+            self._held.update(grants)
+        close: Close | None = None
+        end = ""
+        base = before.base
+        for row in rows[2:]:
+            body = row.body
+            if isinstance(body, Joined):
+                self._join(body)
+            elif end:
+                raise Refused(317, f"a row '{type(body).__name__}' after the end of tick {before.tick}")
+            elif isinstance(body, Closed):
+                close = Close(tick=body.tick, opening=body.opening, commitments=body.commitments)
+            elif isinstance(body, Committed):
+                base = self._commit(before, close, opening, body, row, members)
+                end = "committed"
+            elif isinstance(body, Changed):
+                if not before.change or body.tick != before.tick or body.members != members:
+                    raise Refused(317, f"a change row that tick {before.tick} does not have")
+                verify_prepared(body.prepared, before, members)
+                base = Base(row=row.digest, made=(before.tick,) * len(members))
+                end = "changed"
+            elif isinstance(body, Measured):
+                if before.kind != "evaluate" or body.tick != before.tick:
+                    raise Refused(317, f"a measurement that tick {before.tick} does not have")
+                for measurement in body.measurements:
+                    verify(measurement, before.run)
+                end = "measured"
+            elif isinstance(body, Voided):
+                end = "voided"
+            else:
+                raise Refused(317, f"a row '{type(body).__name__}' inside tick {before.tick}")
+        if not end:
+            raise Refused(317, f"tick {before.tick} has not ended", expected="a commit, change or void row")
+        self._before = before
+        return base, members, end
+
+    def _commit(
+        self,
+        plan: Plan,
+        close: Close | None,
+        opening: Opening,
+        body: Committed,
+        row: Row,
+        members: tuple[tuple[bytes, ...], ...],
+    ) -> Base:
+        if close is None or plan.kind not in ("train", "measure") or body.tick != plan.tick:
+            raise Refused(317, f"a commit that tick {plan.tick} does not have")
+        if close.opening != opening.digest:
+            raise Refused(317, "the close names another opening")
+        verify_reports(body.reports, plan, close.digest, members)
+        if body.round != plan.round + (plan.kind == "train"):
+            raise Refused(318, "the committed round", expected=plan.round + 1, actual=body.round)
+        return Base(row=row.digest, made=(plan.tick,) * len(members))
+
+    def _check_plan(self, plan: Plan, base: Base | None, members: tuple[tuple[bytes, ...], ...], state: str) -> None:
+        """The plan within the rules, given what the tick before became."""
+        manifest = self._manifest
+        if state == "new" or (base is None and state == "voided"):
+            if plan.change != "start" or plan.base is not None or plan.round or plan.epoch:
+                raise Refused(318, "the first plan of a run is its start")
+            nodes = set(plan.candidates)
+            wanted = manifest.stages * manifest.replicas
+            if len(plan.candidates) != wanted or len(nodes) != wanted or not nodes <= set(self._joined):
+                raise Refused(318, "the start names nodes", expected=f"{wanted} that joined", actual=len(nodes))
+            return
+        before = self._before
+        if plan.base != base:
+            raise Refused(318, "the plan starts from another base than the last committed one")
+        if plan.members != members:
+            raise Refused(318, "the plan's members are not those of the last change")
+        if not set(plan.relays) <= set(self._joined):
+            raise Refused(318, "the plan names a relay that never joined")
+        done = before.round + (before.kind == "train" and state == "committed")
+        if plan.round != done:
+            raise Refused(318, "the plan's round", expected=done, actual=plan.round)
+        turned = state == "changed"
+        epoch = before.epoch - (before.change == "turn" and not turned)  # the epoch of the base
+        if plan.epoch != epoch + (plan.change == "turn"):
+            raise Refused(318, "the plan's epoch", expected=epoch + (plan.change == "turn"), actual=plan.epoch)
+        epoch_tick = before.tick if turned else before.epoch_tick
+        if plan.epoch_tick != epoch_tick:
+            raise Refused(318, "the tick that began the epoch", expected=epoch_tick, actual=plan.epoch_tick)
+        due = plan.round // manifest.training.epoch_rounds
+        if plan.kind != "evaluate" and plan.epoch != due:
+            raise Refused(318, f"the epoch of round {plan.round}", expected=due, actual=plan.epoch)
+        if (plan.kind == "change") != (plan.change == "turn"):
+            raise Refused(318, f"a {plan.kind} plan with change '{plan.change}'")
+        limit = manifest.training.rounds
+        if plan.kind in ("train", "measure") and plan.round >= limit:
+            raise Refused(318, "the run has taken all its rounds", expected=f"< {limit}", actual=plan.round)
+        if plan.kind in ("train", "measure") and len(plan.work) != manifest.training.microbatches:
+            raise Refused(
+                318, "the plan's micro-batches", expected=manifest.training.microbatches, actual=len(plan.work)
+            )
+        for assigned in plan.work:
+            if len(assigned) != len(members) or any(r >= len(members[s]) for s, r in enumerate(assigned)):
+                raise Refused(318, "the plan gives a micro-batch to a replica that does not exist")

@@ -1,0 +1,184 @@
+"""The relay: forwards frames unchanged and carries sealed group traffic, for nodes that open outbound connections.
+
+It holds nothing secret and sees uniform words. It keeps a tick's frames until the next opening shows what became of
+the tick, within a bound, so that a unit can be sent again or compared under its mask. Where a frame goes is the
+plan's word, never the sender's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from interlock.vault import Identity
+
+from .boundary import Frame, Header, Taken, planned, verify_header
+from .effects import Admit, After, Announce, Blob, Effects, Event, Send
+from .errors import Refused
+from .manifest import Manifest
+from .members import Invitation, Join, Roster, Welcome, make_record, verify_join
+from .release import Opening, draw_members, verify_opening
+from .round import Members, Sealed, verify_sealed
+
+HELLO_S = 1.0
+EARLY_MAX = 256  # messages of the next tick that may wait for its opening
+
+
+class Carried(Event, frozen=True, kw_only=True):
+    """This relay forwarded a frame."""
+
+    tick: int
+    microbatch: int
+    boundary: int
+    direction: str
+    frame: str
+    size: int
+
+
+class RelayOpened(Event, frozen=True, kw_only=True):
+    """This relay knows that a tick is open."""
+
+    tick: int
+    plan: str
+
+
+class Relay:
+    """Pure role of a relay.
+
+    Args:
+        kept_bytes_max: bound on the frames kept of one tick; beyond it the oldest are dropped.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        manifest: Manifest,
+        *,
+        operator: str,
+        address: str,
+        invitation: Invitation | None,
+        kept_bytes_max: int = 1 << 30,
+    ) -> None:
+        self._manifest = manifest
+        self._join = Join(record=make_record(identity, "relay", operator, address), invitation=invitation)
+        self._kept_bytes_max = kept_bytes_max
+        self._welcomed = False
+        self._opening: Opening | None = None
+        self._members: Members = ()
+        self._known: dict[bytes, str] = {}
+        self._invitations: dict[bytes, bytes] = {}
+        self._kept: dict[bytes, tuple[Header, Blob]] = {}
+        self._kept_bytes = 0
+        self._early: list[tuple[bytes, Frame | Sealed | Taken, tuple[Blob, ...]]] = []
+
+    def restore(self, stored: Mapping[str, bytes]) -> Effects:
+        """Begin: a relay stores nothing; what it forgets is sent again."""
+        return self.on_timer("hello")
+
+    def on_timer(self, name: str) -> Effects:
+        """Say hello until welcomed."""
+        if name != "hello" or self._welcomed:
+            return []
+        return [Send(self._manifest.coordinator, self._join), After(HELLO_S, "hello")]
+
+    def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
+        """Openings and the roster from the coordinator; frames and sealed traffic from members."""
+        if source == self._manifest.coordinator:
+            if isinstance(message, Welcome):
+                self._welcomed = True
+                return []
+            if isinstance(message, Roster):
+                return self._admit(message)
+            if isinstance(message, Opening):
+                return self._open(message)
+        elif isinstance(message, Frame | Sealed | Taken):
+            return self._carry(source, message, blobs)
+        raise Refused(210, f"a relay reads no {type(message).__name__} of {source.hex()[:12]}")
+
+    def on_done(self, job: object, result: object) -> Effects:
+        """A relay has no work."""
+        return []
+
+    def on_drawn(self, name: str, data: bytes) -> Effects:
+        """A relay draws nothing."""
+        return []
+
+    def _admit(self, roster: Roster) -> Effects:
+        effects: Effects = []
+        for join in roster.joins:
+            record, invitation = join.record, join.invitation
+            if record.role != "node" or record.identity in self._known:
+                continue
+            verify_join(
+                join,
+                run=self._manifest.run,
+                keyholders=self._manifest.committee.identities(),
+                open_admission=self._manifest.admission == "open",
+                used=frozenset(self._invitations),
+            )
+            if invitation is not None:
+                self._invitations[invitation.nonce] = record.identity
+            self._known[record.identity] = record.operator
+            effects.append(Admit(record.identity, record.curve))
+        return effects
+
+    def _open(self, opening: Opening) -> Effects:
+        if self._opening is not None and opening.plan.tick <= self._opening.plan.tick:
+            if opening == self._opening:
+                return []
+            raise Refused(314, "an opening not newer than the one known", expected=f"> {self._opening.plan.tick}")
+        verify_opening(opening, self._manifest)
+        self._opening = opening
+        self._members = draw_members(opening, self._manifest)
+        self._kept.clear()
+        self._kept_bytes = 0
+        effects: Effects = [Announce(RelayOpened(tick=opening.plan.tick, plan=opening.plan.digest.hex()))]
+        early, self._early = self._early, []
+        for source, message, blobs in early:
+            effects += self._carry(source, message, blobs)
+        return effects
+
+    def _carry(self, source: bytes, message: Frame | Sealed | Taken, blobs: tuple[Blob, ...]) -> Effects:
+        tick = message.header.unit.tick if isinstance(message, Frame) else message.tick
+        now = 0 if self._opening is None else self._opening.plan.tick
+        if tick == now + 1 and len(self._early) < EARLY_MAX:
+            self._early.append((source, message, blobs))
+            return []
+        if tick != now or self._opening is None:
+            raise Refused(304, f"traffic of {source.hex()[:12]}", expected=f"tick {now}", actual=f"tick {tick}")
+        if isinstance(message, Frame):
+            return self._frame(source, message, blobs)
+        if isinstance(message, Taken):
+            kept = self._kept.get(message.header)
+            if kept is None or kept[0].sender != message.sender:
+                raise Refused(303, "a receipt for a frame that this relay did not carry")
+            return [Send(message.sender, message)]
+        verify_sealed(message, self._manifest.run)
+        everyone = {who for stage in self._members for who in stage}
+        if message.sender != source or len(blobs) != 1 or not {source, *message.to} <= everyone:
+            raise Refused(305, f"sealed traffic of {source.hex()[:12]} is not among members of the tick")
+        return [Send(to, message, blobs) for to in message.to]
+
+    def _frame(self, source: bytes, message: Frame, blobs: tuple[Blob, ...]) -> Effects:
+        assert self._opening is not None
+        header, plan = message.header, self._opening.plan
+        if len(blobs) != 1 or header.sender != source:
+            raise Refused(305, f"a frame of {source.hex()[:12]} signed by {header.sender.hex()[:12]}")
+        (frame,) = blobs
+        verify_header(header, frame.size, plan, self._manifest, self._members)
+        key = header.digest
+        if key not in self._kept:
+            self._kept[key] = (header, frame)
+            self._kept_bytes += frame.size
+            while self._kept_bytes > self._kept_bytes_max:
+                self._kept_bytes -= self._kept.pop(next(iter(self._kept)))[1].size
+        unit = header.unit
+        receiver = planned(plan, self._members, unit, unit.receiver_stage)
+        carried = Carried(
+            tick=unit.tick,
+            microbatch=unit.microbatch,
+            boundary=unit.boundary,
+            direction=unit.direction,
+            frame=header.frame.hex(),
+            size=frame.size,
+        )
+        return [Send(receiver, message, blobs), Announce(carried)]

@@ -1,0 +1,178 @@
+"""Ticks and who opens them: plans, releases, openings, and the key of a tick.
+
+A *plan* says what moves in one tick. A keyholder's gate answers it with a *release*. An *opening* is the plan and
+exactly k_e releases in roster order: permission and fresh randomness, public once it is out. With `2 k_e > n + f`
+every opening contains an honest gate that checked the one before it, so no tick has two plans opened.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from interlock.vault import Identity, VaultError, verify_signature
+
+from .canonical import Count, Hash, Message, Plain, PublicKey, Signature, digest, encode
+from .errors import Refused
+from .manifest import Manifest
+
+Kind = Literal["measure", "train", "evaluate", "change"]
+Exponent = Annotated[int, msgspec.Meta(ge=-200, le=200)]
+Replica = Annotated[int, msgspec.Meta(ge=0, le=255)]
+
+
+class Base(Plain, frozen=True, array_like=True, kw_only=True):
+    """What a tick starts from: the last start, commit or change row, and the tick that made each stage's state."""
+
+    row: Hash
+    made: tuple[Count, ...]
+
+
+class Plan(Plain, frozen=True, array_like=True, kw_only=True):
+    """What moves in one tick.
+
+    head: hash of the journal's last row. base: None for the start. kind: `measure` runs a round only to set the
+    exponents of gradient sums and steps nothing. round: optimizer steps taken before this tick. epoch_tick: the
+    change that began the epoch, 0 for the start itself. attempt: tries of the same work that were voided. relays:
+    identities in use. candidates: for the start, everyone who may be drawn; else empty. members: for every stage its
+    replicas, sorted; empty for the start, whose members the opening itself draws. exponents: gradient frames, one a
+    boundary. lifts: bits added to the exponents of gradient sums, one a stage. work: for every micro-batch its
+    replica (index into members) at every stage; empty for a change.
+    """
+
+    run: Hash
+    tick: Count
+    head: Hash
+    base: Base | None
+    kind: Kind
+    change: Literal["", "start", "turn"]
+    round: Count
+    epoch: Count
+    epoch_tick: Count
+    attempt: Count
+    relays: tuple[PublicKey, ...]
+    candidates: tuple[PublicKey, ...]
+    members: tuple[tuple[PublicKey, ...], ...]
+    exponents: tuple[Exponent, ...]
+    lifts: tuple[Exponent, ...]
+    work: Annotated[tuple[tuple[Replica, ...], ...], msgspec.Meta(max_length=1 << 16)]
+
+    @property
+    def digest(self) -> bytes:
+        """H(plan)."""
+        return digest("interlock/plan", encode(self))
+
+
+class Release(Plain, frozen=True, array_like=True, kw_only=True):
+    """A gate's answer to a plan: 32 fresh random bytes and a signature over (run, tick, H(plan), contribution)."""
+
+    tick: Count
+    plan: Hash
+    gate: PublicKey
+    contribution: Hash
+    signature: Signature
+
+    def body(self, run: bytes) -> bytes:
+        """What the signature covers."""
+        return digest("interlock/release", run, encode([self.tick, self.plan, self.gate, self.contribution]))
+
+
+def make_release(gate: Identity, plan: Plan, contribution: bytes) -> Release:
+    """A signed release of `plan`; `contribution`: 32 fresh random bytes."""
+    draft = Release(tick=plan.tick, plan=plan.digest, gate=gate.public, contribution=contribution, signature=bytes(64))
+    return msgspec.structs.replace(draft, signature=gate.sign(draft.body(plan.run)))
+
+
+class Opening(Message, frozen=True, array_like=True, kw_only=True):
+    """A plan and exactly k_e releases in roster order."""
+
+    plan: Plan
+    releases: Annotated[tuple[Release, ...], msgspec.Meta(max_length=64)]
+
+    @property
+    def digest(self) -> bytes:
+        """H(opening)."""
+        return digest("interlock/opening", encode(self))
+
+
+def verify_opening(opening: Opening, manifest: Manifest) -> None:
+    """Check that a quorum of gates released exactly this plan.
+
+    Raises:
+        Refused: E204 wrong run, E301 not exactly k_e releases of different gates in roster order, E302 a release is
+            for another plan or tick, E206 a signature does not verify.
+    """
+    plan, committee = opening.plan, manifest.committee
+    if plan.run != manifest.run:
+        raise Refused(204, "an opening of another run", expected=manifest.run.hex()[:16], actual=plan.run.hex()[:16])
+    seats = {k.key: i for i, k in enumerate(committee.keyholders)}
+    order = [seats.get(release.gate, -1) for release in opening.releases]
+    if len(order) != committee.release or -1 in order or sorted(set(order)) != order:
+        raise Refused(
+            301,
+            f"the opening of tick {plan.tick}",
+            expected=f"{committee.release} releases of different keyholders in roster order",
+            actual=f"{len(order)} of seats {order}",
+        )
+    wanted = plan.digest
+    for release in opening.releases:
+        whose = committee.keyholders[seats[release.gate]].name
+        if release.plan != wanted or release.tick != plan.tick:
+            raise Refused(302, f"the release of {whose} in the opening of tick {plan.tick} is for another plan")
+        try:
+            verify_signature(release.gate, release.body(plan.run), release.signature, whose=f"gate {whose}")
+        except VaultError as error:
+            raise Refused(206, error.what) from None
+
+
+def tick_key(opening: Opening) -> bytes:
+    """K_tick: permission and fresh randomness, not secrecy."""
+    return digest("interlock/tick", opening.plan.digest, *(r.contribution for r in opening.releases))
+
+
+def beacon(opening: Opening) -> bytes:
+    """32 public random bytes that nobody knew before the opening."""
+    return digest("interlock/beacon", tick_key(opening))
+
+
+def draw_members(opening: Opening, manifest: Manifest) -> tuple[tuple[bytes, ...], ...]:
+    """The members of every stage: named by the plan, or for the start drawn from its own opening.
+
+    Nobody knew the beacon when the candidates registered, so that stages are drawn and not chosen; everyone
+    recomputes the draw.
+    """
+    plan = opening.plan
+    if plan.change != "start":
+        return plan.members
+    seed = beacon(opening)
+    drawn = sorted(plan.candidates, key=lambda who: digest("interlock/draw", seed, who))
+    r = manifest.replicas
+    return tuple(tuple(sorted(drawn[i * r : (i + 1) * r])) for i in range(manifest.stages))
+
+
+def lead(members: tuple[bytes, ...], epoch: int, tries: int) -> bytes:
+    """Who acts for a stage group in a change: members by identity, index (epoch + failed tries) mod size."""
+    return members[(epoch + tries) % len(members)]
+
+
+class Ready(Message, frozen=True, array_like=True, kw_only=True):
+    """A gate tells the coordinator that it can answer, and the newest tick it released."""
+
+    tick: Count
+
+
+class Released(Message, frozen=True, array_like=True, kw_only=True):
+    """A gate released the plan."""
+
+    release: Release
+
+
+class Declined(Message, frozen=True, array_like=True, kw_only=True):
+    """A gate refused a plan, and why; carries the newest opening and release it knows."""
+
+    tick: Count
+    number: Count
+    reason: Annotated[str, msgspec.Meta(max_length=500)]
+    opening: Opening | None
+    release: Release | None

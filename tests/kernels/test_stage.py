@@ -1,0 +1,541 @@
+"""The transformer stage against a float64 oracle, and the symmetries that secret bases rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interlock.kernels.errors import NonFinite, OutOfRange
+from interlock.kernels.stage import Cache, Forward, Stage
+from interlock.kernels.state import VOCABULARY, StageShape
+
+Array = npt.NDArray[np.float64]
+Float32 = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+
+# --- The oracle: the same model written down plainly, one text, one head and one position at a time. ---
+
+
+def oracle_norm(x: Array) -> Array:
+    found: Array = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-12)
+    return found
+
+
+def oracle_rotate(x: Array) -> Array:
+    """Rotate each pair of neighbours of x (T, k) by its position times its frequency."""
+    y = np.empty_like(x)
+    for position in range(len(x)):
+        for pair in range(x.shape[1] // 2):
+            angle = position * 10_000.0 ** (-2 * pair / x.shape[1])
+            turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+            y[position, 2 * pair : 2 * pair + 2] = turn @ x[position, 2 * pair : 2 * pair + 2]
+    return y
+
+
+def oracle_attention(shape: StageShape, w: dict[str, Array], layer: str, x: Array) -> Array:
+    heads = []
+    size = shape.width // shape.heads
+    for head in range(shape.heads):
+        rows = slice(head * size, (head + 1) * size)
+        q = oracle_rotate(x @ w[layer + "query"][rows].T)
+        k = oracle_rotate(x @ w[layer + "key"][rows].T)
+        v = x @ w[layer + "value"][rows].T
+        y = np.empty_like(v)
+        for t in range(len(x)):
+            score = np.exp(k[: t + 1] @ q[t] / np.sqrt(size))
+            y[t] = score @ v[: t + 1] / score.sum()
+        heads.append(y)
+    return np.concatenate(heads, axis=1) @ w[layer + "output"].T
+
+
+def oracle_mlp(shape: StageShape, w: dict[str, Array], layer: str, x: Array) -> Array:
+    up = x @ w[layer + "up"].T
+    if shape.mlp == "relu2":
+        inner = np.maximum(up, 0) ** 2
+    else:
+        gate = x @ w[layer + "gate"].T
+        inner = gate / (1 + np.exp(-gate)) * up
+    return inner @ w[layer + "down"].T
+
+
+def oracle(
+    shape: StageShape, w: dict[str, Array], bridge: Array | Float32 | None, inputs: npt.NDArray[Any]
+) -> Array:
+    """Stream (B, T, d), or the last stage's logits (B, T, 256)."""
+    found = []
+    for text in inputs:
+        x = oracle_norm(w["embedding"][text]) if shape.first else np.stack([bridge @ row for row in text])
+        for i in range(shape.layers):
+            x = x + oracle_attention(shape, w, f"layer{i}.", oracle_norm(x))
+            x = x + oracle_mlp(shape, w, f"layer{i}.", oracle_norm(x))
+        found.append(oracle_norm(x) @ w["head"].T if shape.last else x)
+    return np.stack(found)
+
+
+def oracle_nats(logits: Array, targets: Ids) -> float:
+    logits = logits - logits.max(-1, keepdims=True)
+    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return -float(np.take_along_axis(logs, targets[..., None], -1).sum())
+
+
+# --- Stages, inputs and bases to try them on. ---
+
+
+def draw_weights(shape: StageShape, rng: np.random.Generator) -> dict[str, Float32]:
+    return {
+        t.name: (rng.standard_normal((t.rows, t.columns)) / np.sqrt(t.columns)).astype(np.float32)
+        for t in shape.tensors()
+    }
+
+
+def draw_basis(width: int, rng: np.random.Generator) -> Array:
+    q, r = np.linalg.qr(rng.standard_normal((width, width)))
+    found: Array = q * np.sign(np.diag(r))
+    return found
+
+
+def draw_bridge(shape: StageShape, rng: np.random.Generator) -> Float32 | None:
+    return None if shape.first else draw_basis(shape.width, rng).astype(np.float32)
+
+
+def draw_inputs(shape: StageShape, rng: np.random.Generator, rows: int, tokens: int) -> Any:
+    """Token ids or a stream, as the stage takes them."""
+    if shape.first:
+        return rng.integers(0, VOCABULARY, (rows, tokens))
+    return rng.standard_normal((rows, tokens, shape.width)).astype(np.float32)
+
+
+def draw_targets(shape: StageShape, rng: np.random.Generator, rows: int, tokens: int) -> Any:
+    return rng.integers(0, VOCABULARY, (rows, tokens)) if shape.last else None
+
+
+def loaded(shape: StageShape, weights: dict[str, Float32], bridge: Float32 | None) -> Stage:
+    stage = Stage(shape, context=32)
+    stage.load(weights, bridge)
+    return stage
+
+
+def turned(shape: StageShape, tensors: dict[str, Float32], basis: Array) -> dict[str, Float32]:
+    """Tensors, or gradients, of a stage whose stream is turned by `basis`."""
+    sides = {t.name: t.side for t in shape.tensors()}
+    return {
+        name: (tensor @ basis.T if sides[name] == "reads" else basis @ tensor).astype(np.float32)
+        for name, tensor in tensors.items()
+    }
+
+
+def nats(forward: Forward) -> float:
+    assert forward.loss is not None
+    return forward.loss.nats
+
+
+def output(forward: Forward) -> Float32:
+    assert forward.output is not None
+    return forward.output
+
+
+def assert_close(found: npt.ArrayLike, expected: npt.ArrayLike, tolerance: float = 1e-5) -> None:
+    """Compare within `tolerance` of the largest entry: what float32 sums promise."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= tolerance * max(1e-3, np.abs(expected).max())
+
+
+@st.composite
+def stage_shapes(draw: st.DrawFn) -> StageShape:
+    heads = draw(st.integers(1, 3))
+    return StageShape(
+        width=heads * 2 * draw(st.integers(1, 4)),
+        heads=heads,
+        layers=draw(st.integers(1, 2)),
+        hidden=draw(st.integers(1, 20)),
+        mlp=draw(st.sampled_from(["relu2", "swiglu"])),
+        first=draw(st.booleans()),
+        last=draw(st.booleans()),
+    )
+
+
+SHAPE = StageShape(width=16, heads=2, layers=2, hidden=24)
+PLACES = [(True, False), (False, False), (False, True), (True, True)]
+places = pytest.mark.parametrize(("first", "last"), PLACES, ids=["first", "middle", "last", "only"])
+examples = settings(max_examples=40, deadline=None, derandomize=True)
+
+
+# --- Forward ---
+
+
+@examples
+@given(stage_shapes(), st.integers(1, 3), st.integers(1, 9), st.integers(0, 2**32))
+def test_forward_equals_the_oracle(shape: StageShape, rows: int, tokens: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weights, bridge = draw_weights(shape, rng), draw_bridge(shape, rng)
+    inputs, targets = draw_inputs(shape, rng, rows, tokens), draw_targets(shape, rng, rows, tokens)
+    wide = {name: w.astype(np.float64) for name, w in weights.items()}
+    expected = oracle(shape, wide, bridge, inputs)
+    stage = loaded(shape, weights, bridge)
+    for found in (stage.forward(inputs, targets=targets), stage.evaluate(inputs, targets=targets)):
+        if targets is None:
+            assert found.loss is None
+            assert output(found).dtype == np.float32
+            assert_close(output(found), expected)
+        else:
+            assert found.output is None
+            assert_close(nats(found), oracle_nats(expected, targets))
+            assert found.loss is not None
+            assert found.loss.count == rows * tokens
+
+
+@places
+def test_later_tokens_do_not_change_earlier_outputs(first: bool, last: bool) -> None:
+    rng = np.random.default_rng(1)
+    shape = replace(SHAPE, first=first, last=last)
+    stage = loaded(shape, draw_weights(shape, rng), draw_bridge(shape, rng))
+    inputs = draw_inputs(shape, rng, 2, 12)
+    other = np.concatenate([inputs[:, :7], draw_inputs(shape, rng, 2, 5)], axis=1)
+    found = [stage.decode(x, stage.cache(2)) for x in (inputs, other)]
+    assert_close(found[0][:, :7], found[1][:, :7], 1e-6)
+    assert np.abs(found[0][:, 7:] - found[1][:, 7:]).max() > 0.1
+    if not last:
+        outputs = [output(stage.forward(x)) for x in (inputs, other)]
+        assert_close(outputs[0][:, :7], outputs[1][:, :7], 1e-6)
+
+
+def test_batch_rows_are_independent() -> None:
+    rng = np.random.default_rng(2)
+    shape = replace(SHAPE, first=True)
+    stage = loaded(shape, draw_weights(shape, rng), None)
+    inputs = draw_inputs(shape, rng, 5, 9)
+    together = output(stage.forward(inputs))
+    for row in range(5):
+        assert_close(together[row], output(stage.forward(inputs[row : row + 1]))[0], 1e-6)
+
+
+# --- Gradients ---
+
+
+def difference(function: Callable[[], float], array: Array, rows: Ids | None = None) -> Array:
+    """Central differences of a scalar function by the entries of `array`, or of some of its rows."""
+    found: Array = np.zeros_like(array)
+    step = 1e-5
+    chosen = range(len(array)) if rows is None else rows.tolist()
+    for at in ((row, *rest) for row in chosen for rest in np.ndindex(array.shape[1:])):
+        kept = array[at]
+        array[at] = kept + step
+        above = function()
+        array[at] = kept - step
+        found[at] = (above - function()) / (2 * step)
+        array[at] = kept
+    return found
+
+
+@pytest.mark.parametrize("mlp", ["relu2", "swiglu"])
+@places
+def test_gradients_equal_finite_differences_of_the_oracle(first: bool, last: bool, mlp: Any) -> None:
+    rng = np.random.default_rng(3)
+    shape = StageShape(width=4, heads=1, layers=1, hidden=3, mlp=mlp, first=first, last=last)
+    weights, bridge = draw_weights(shape, rng), draw_bridge(shape, rng)
+    inputs, targets = draw_inputs(shape, rng, 2, 3), draw_targets(shape, rng, 2, 3)
+    upstream = None if last else rng.standard_normal((2, 3, 4)).astype(np.float32)
+    wide = {name: w.astype(np.float64) for name, w in weights.items()}
+    values = inputs if first else inputs.astype(np.float64)
+
+    def objective() -> float:
+        y = oracle(shape, wide, bridge, values)
+        return float((y * upstream).sum()) if upstream is not None else 0.125 * oracle_nats(y, targets)
+
+    stage = loaded(shape, weights, bridge)
+    found = stage.backward(stage.forward(inputs, targets=targets), upstream, scale=0.125)
+    gradients = stage.gradients()
+    assert gradients.keys() == wide.keys()
+    for name, weight in wide.items():
+        if name == "embedding":
+            seen = np.unique(inputs)
+            assert_close(gradients[name], difference(objective, weight, seen), 1e-4)
+        else:
+            assert_close(gradients[name], difference(objective, weight), 1e-4)
+    if first:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.dtype == np.float32
+        assert_close(found, difference(objective, values), 1e-4)
+
+
+def test_gradients_add_up_over_micro_batches_in_any_order() -> None:
+    rng = np.random.default_rng(4)
+    shape = replace(SHAPE, last=True)
+    stage = loaded(shape, draw_weights(shape, rng), draw_bridge(shape, rng))
+    inputs, targets = draw_inputs(shape, rng, 6, 8), draw_targets(shape, rng, 6, 8)
+    assert targets is not None
+    assert not any(g.any() for g in stage.gradients().values())
+    whole = stage.backward(stage.forward(inputs, targets=targets), scale=1 / 48)
+    expected = stage.gradients()
+    stage.clear()
+    assert not any(g.any() for g in stage.gradients().values())
+    parts = [slice(0, 2), slice(2, 3), slice(3, 6)]
+    forwards = [stage.forward(inputs[part], targets=targets[part]) for part in parts]
+    for i in (1, 2, 0):
+        found = stage.backward(forwards[i], scale=1 / 48)
+        assert whole is not None
+        assert found is not None
+        assert_close(found, whole[parts[i]])
+    for name, gradient in stage.gradients().items():
+        assert_close(gradient, expected[name])
+
+
+def test_gradients_do_not_change_under_later_backwards() -> None:
+    rng = np.random.default_rng(5)
+    shape = replace(SHAPE, first=True, last=True)
+    stage = loaded(shape, draw_weights(shape, rng), None)
+    inputs, targets = draw_inputs(shape, rng, 1, 4), draw_targets(shape, rng, 1, 4)
+    stage.backward(stage.forward(inputs, targets=targets))
+    before = stage.gradients()
+    kept = {name: g.copy() for name, g in before.items()}
+    stage.backward(stage.forward(inputs, targets=targets))
+    assert all(np.array_equal(before[name], kept[name]) for name in kept)
+    assert all(np.allclose(g, 2 * kept[name]) for name, g in stage.gradients().items())
+
+
+def test_a_forward_goes_backward_once_and_only_under_its_own_weights() -> None:
+    rng = np.random.default_rng(6)
+    shape = replace(SHAPE, first=True, last=True)
+    weights = draw_weights(shape, rng)
+    stage = loaded(shape, weights, None)
+    inputs, targets = draw_inputs(shape, rng, 1, 4), draw_targets(shape, rng, 1, 4)
+    once = stage.forward(inputs, targets=targets)
+    stage.backward(once)
+    with pytest.raises(AssertionError):
+        stage.backward(once)
+    with pytest.raises(AssertionError):
+        stage.backward(stage.evaluate(inputs, targets=targets))
+    stale = stage.forward(inputs, targets=targets)
+    stage.load(weights, None)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        stage.backward(stale)
+
+
+def test_arrays_of_the_caller_are_copied() -> None:
+    rng = np.random.default_rng(7)
+    shape = replace(SHAPE, last=True)
+    weights, bridge = draw_weights(shape, rng), draw_bridge(shape, rng)
+    inputs, targets = draw_inputs(shape, rng, 1, 4), draw_targets(shape, rng, 1, 4)
+    stage = loaded(shape, weights, bridge)
+    stage.backward(stage.forward(inputs, targets=targets))
+    expected = stage.gradients()
+    stage.clear()
+    forward = stage.forward(inputs, targets=targets)
+    inputs *= 0
+    assert bridge is not None
+    bridge *= 0
+    for weight in weights.values():
+        weight *= 0
+    assert targets is not None
+    targets *= 0
+    stage.backward(forward)
+    assert all(np.array_equal(g, expected[name]) for name, g in stage.gradients().items())
+
+
+def test_read_only_arrays_are_accepted() -> None:
+    rng = np.random.default_rng(8)
+    weights, bridge = draw_weights(SHAPE, rng), draw_bridge(SHAPE, rng)
+    inputs = draw_inputs(SHAPE, rng, 1, 4)
+    assert bridge is not None
+    for array in (*weights.values(), bridge, inputs):
+        array.setflags(write=False)
+    stage = loaded(SHAPE, weights, bridge)
+    stage.backward(stage.forward(inputs), inputs)
+    shape = replace(SHAPE, first=True, last=True)
+    stage = loaded(shape, draw_weights(shape, rng), None)
+    ids = np.frombuffer(b"read only", dtype=np.uint8)[None]
+    assert nats(stage.evaluate(ids, targets=ids)) > 0
+
+
+# --- Secret bases ---
+
+
+@examples
+@given(stage_shapes(), st.integers(0, 2**32))
+def test_a_turned_stage_has_the_same_loss_and_turned_gradients(shape: StageShape, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    basis = draw_basis(shape.width, rng)
+    weights, bridge = draw_weights(shape, rng), draw_bridge(shape, rng)
+    inputs, targets = draw_inputs(shape, rng, 2, 6), draw_targets(shape, rng, 2, 6)
+    upstream = None if shape.last else rng.standard_normal((2, 6, shape.width)).astype(np.float32)
+    plain = loaded(shape, weights, bridge)
+    secret = loaded(
+        shape,
+        turned(shape, weights, basis),
+        None if bridge is None else (basis @ bridge).astype(np.float32),
+    )
+    a, b = plain.forward(inputs, targets=targets), secret.forward(inputs, targets=targets)
+    if shape.last:
+        assert_close(nats(b), nats(a))
+        gradients = plain.backward(a, scale=0.1), secret.backward(b, scale=0.1)
+    else:
+        assert upstream is not None
+        assert_close(output(b), output(a) @ basis.T)
+        gradients = plain.backward(a, upstream), secret.backward(b, (upstream @ basis.T).astype(np.float32))
+    if gradients[0] is not None and gradients[1] is not None:
+        assert_close(gradients[1], gradients[0], 1e-3)  # in the sender's basis, which did not turn
+    back = turned(shape, secret.gradients(), basis.T)
+    for name, gradient in plain.gradients().items():
+        assert_close(back[name], gradient, 1e-3)
+
+
+def test_stages_joined_by_bridges_equal_one_plain_stage() -> None:
+    rng = np.random.default_rng(9)
+    shapes = [replace(SHAPE, first=True), SHAPE, replace(SHAPE, last=True)]
+    weights = [draw_weights(shape, rng) for shape in shapes]
+    bridges = [draw_bridge(shape, rng) for shape in shapes]
+    inputs, targets = draw_inputs(shapes[0], rng, 3, 10), draw_targets(shapes[2], rng, 3, 10)
+    stages = [loaded(*each) for each in zip(shapes, weights, bridges, strict=True)]
+    forwards, stream = [], inputs
+    for stage in stages:
+        last = stage.shape.last
+        forwards.append(stage.forward(stream, targets=targets if last else None))
+        stream = inputs if last else output(forwards[-1])
+    gradient: Float32 | None = None
+    for stage, forward in zip(reversed(stages), reversed(forwards), strict=True):
+        gradient = stage.backward(forward, gradient, scale=1 / 30)
+
+    one = StageShape(width=16, heads=2, layers=6, hidden=24, first=True, last=True)
+    plain: dict[str, Float32] = {}
+    gradients: dict[str, Float32] = {}
+    basis = np.eye(16)  # from the first stage's frame to this stage's
+    for i, stage in enumerate(stages):
+        bridge = bridges[i]
+        basis = basis if bridge is None else bridge @ basis
+        for found, tensors in ((plain, weights[i]), (gradients, stage.gradients())):
+            for name, tensor in turned(stage.shape, tensors, basis.T).items():
+                layer, _, rest = name.partition(".")
+                found[f"layer{int(layer[5:]) + 2 * i}.{rest}" if rest else name] = tensor
+    whole = loaded(one, plain, None)
+    forward = whole.forward(inputs, targets=targets)
+    assert_close(nats(forwards[-1]), nats(forward))
+    whole.backward(forward, scale=1 / 30)
+    for name, expected in whole.gradients().items():
+        assert_close(gradients[name], expected, 1e-4)
+
+
+# --- Cached decoding ---
+
+
+@examples
+@given(stage_shapes(), st.lists(st.integers(1, 4), min_size=1, max_size=5), st.integers(0, 2**32))
+def test_cached_decoding_equals_the_oracle_over_the_whole_text(
+    shape: StageShape, pieces: list[int], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    weights, bridge = draw_weights(shape, rng), draw_bridge(shape, rng)
+    inputs = draw_inputs(shape, rng, 2, sum(pieces))
+    wide = {name: w.astype(np.float64) for name, w in weights.items()}
+    stage = loaded(shape, weights, bridge)
+    cache = stage.cache(2, context=sum(pieces))
+    found = [stage.decode(x, cache) for x in np.split(inputs, np.cumsum(pieces)[:-1], axis=1)]
+    assert cache.length == sum(pieces)
+    assert_close(np.concatenate(found, axis=1), oracle(shape, wide, bridge, inputs))
+
+
+def test_a_text_cannot_grow_past_its_cache() -> None:
+    rng = np.random.default_rng(10)
+    shape = replace(SHAPE, first=True)
+    stage = loaded(shape, draw_weights(shape, rng), None)
+    inputs = draw_inputs(shape, rng, 1, 9)
+    cache = stage.cache(1, context=8)
+    stage.decode(inputs[:, :6], cache)
+    kept = cache.keys.clone()
+    with pytest.raises(OutOfRange, match="holds 6 of 8"):
+        stage.decode(inputs[:, 6:9], cache)
+    with pytest.raises(OutOfRange, match="2 rows"):
+        stage.decode(np.concatenate([inputs, inputs])[:, :1], cache)
+    assert cache.length == 6
+    assert torch.equal(cache.keys, kept)
+    assert_close(stage.decode(inputs[:, 6:8], cache), output(stage.forward(inputs[:, :8]))[:, 6:])
+
+
+# --- Refusals ---
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    rng = np.random.default_rng(11)
+    weights, bridge = draw_weights(SHAPE, rng), draw_bridge(SHAPE, rng)
+    stage = Stage(SHAPE)
+    with pytest.raises(OutOfRange, match=r"fit the stage: layer0\.up"):
+        stage.load({**weights, "layer0.up": weights["layer0.up"].T}, bridge)
+    with pytest.raises(OutOfRange, match=r"fit the stage: layer1\.key"):
+        stage.load({n: w for n, w in weights.items() if n != "layer1.key"}, bridge)
+    with pytest.raises(OutOfRange, match="fit the stage: head"):
+        stage.load({**weights, "head": weights["layer0.up"]}, bridge)
+    with pytest.raises(OutOfRange, match="bridge"):
+        stage.load(weights, None)
+    first = replace(SHAPE, first=True)
+    with pytest.raises(OutOfRange, match="bridge"):
+        Stage(first).load(draw_weights(first, rng), bridge)
+
+
+def test_inputs_that_do_not_fit_are_refused() -> None:
+    rng = np.random.default_rng(12)
+    shape = replace(SHAPE, first=True, last=True)
+    stage = loaded(shape, draw_weights(shape, rng), None)
+    ids = draw_inputs(shape, rng, 2, 4)
+    for wrong in (ids + VOCABULARY, ids - VOCABULARY, ids.astype(np.float32), ids[0], ids[:, :0]):
+        with pytest.raises(OutOfRange):
+            stage.forward(wrong, targets=ids)
+        with pytest.raises(OutOfRange):
+            stage.forward(ids, targets=wrong)
+    with pytest.raises(OutOfRange, match="context is 32"):
+        stage.forward(np.zeros((1, 33), np.int64), targets=np.zeros((1, 33), np.int64))
+    with pytest.raises(OutOfRange, match="every token"):
+        stage.forward(ids)
+    middle = loaded(SHAPE, draw_weights(SHAPE, rng), draw_bridge(SHAPE, rng))
+    stream = draw_inputs(SHAPE, rng, 2, 4)
+    for wrong in (stream[..., :15], stream[0], stream[:, :0]):
+        with pytest.raises(OutOfRange):
+            middle.forward(wrong)
+    with pytest.raises(OutOfRange, match="only the last"):
+        middle.forward(stream, targets=ids)
+
+
+def test_gradients_that_do_not_fit_are_refused() -> None:
+    rng = np.random.default_rng(13)
+    middle = loaded(SHAPE, draw_weights(SHAPE, rng), draw_bridge(SHAPE, rng))
+    stream = draw_inputs(SHAPE, rng, 2, 4).astype(np.float32)
+    forward = middle.forward(stream)
+    for wrong in (None, stream[:1], stream[..., :15]):
+        with pytest.raises(OutOfRange, match="output gradient"):
+            middle.backward(forward, wrong)
+    middle.backward(forward, stream)  # a refusal leaves the forward usable
+    last = replace(SHAPE, last=True)
+    stage = loaded(last, draw_weights(last, rng), draw_bridge(last, rng))
+    with pytest.raises(OutOfRange, match="takes no gradient"):
+        stage.backward(stage.forward(stream, targets=np.zeros((2, 4), np.int64)), stream)
+
+
+def test_a_loss_that_is_not_finite_is_refused() -> None:
+    rng = np.random.default_rng(14)
+    shape = replace(SHAPE, first=True, last=True)
+    weights = draw_weights(shape, rng)
+    weights["head"] *= np.float32(np.inf)
+    stage = loaded(shape, weights, None)
+    ids = draw_inputs(shape, rng, 1, 4)
+    with pytest.raises(NonFinite):
+        stage.evaluate(ids, targets=ids)
+
+
+@pytest.mark.parametrize(("rows", "context"), [(0, 8), (1, 0), (1, 33)])
+def test_a_cache_larger_than_the_stage_is_refused(rows: int, context: int) -> None:
+    stage = Stage(SHAPE, context=32)
+    assert isinstance(stage.cache(1), Cache)
+    with pytest.raises(OutOfRange):
+        stage.cache(rows, context)
+    with pytest.raises(OutOfRange):
+        Stage(SHAPE, context=0)
