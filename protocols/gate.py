@@ -91,6 +91,7 @@ class GateRefused(Event, frozen=True, kw_only=True):
 
 
 def _empty() -> Known:
+    return Known(tick=0, release=None, plan=None, opening=None, held=(), joined=())
 
 
 class Gate:
