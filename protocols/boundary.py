@@ -12,7 +12,7 @@ relay's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -243,7 +243,8 @@ class Departure:
 class Pass:
     """Job: one micro-batch through this stage, forward (`train` keeps what backward needs) or backward.
 
-    windows: the micro-batch's window numbers, for a stage that reads tokens or targets. arrival: None where the stage
+    windows: positions of the micro-batch's windows in the text's order, for a stage that reads tokens or targets;
+    order_key: what that order is drawn from (a training tick), empty for the order of the text. arrival: None where the stage
     begins the direction. out: None where it ends. On the last stage a training pass goes forward and backward at
     once: `out` is then the gradient's unit.
     """
@@ -252,7 +253,8 @@ class Pass:
     microbatch: int
     direction: Direction
     kind: Kind
-    windows: tuple[int, ...]
+    windows: range
+    order_key: bytes
     arrival: Arrival | None
     out: Crossing | None
     group: GroupKey
@@ -267,6 +269,3 @@ class Passed:
     nats: float
     tokens: int
     peak: int | None
-
-
-Result = Any

@@ -163,7 +163,7 @@ class Coordinator:
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
         """Begin, from the rows of an earlier life."""
         names = sorted(name for name in stored if name.startswith("row "))
-        rows = [decode(stored[name], Row, whose=name) for name in names]
+        rows: list[Row] = [decode(stored[name], Row, whose=name) for name in names]
         verify_chain(rows, run=self._manifest.run, coordinator=self._identity.public, previous=GENESIS, number=0)
         for row in rows:
             self._fold(row)
@@ -323,7 +323,7 @@ class Coordinator:
         count = training.microbatches
         if kind == "evaluate":
             windows = (self._manifest.data.validation_bytes - 1) // model.context
-            count = -(-windows // training.rows)
+            count = windows // training.rows  # the last, smaller one is left out: every frame has one shape
         return tuple(tuple(m % len(stage) for stage in self._members) for m in range(count))
 
     def _begin(self, plan: Plan) -> None:

@@ -203,11 +203,11 @@ class Manifest(Plain, frozen=True, array_like=True, kw_only=True):
             )
         window = self.model.context + 1
         for part, size in (("training", self.data.train_bytes), ("validation", self.data.validation_bytes)):
-            if size < window:
+            if size < window * self.training.rows:
                 raise Misused(
                     602,
-                    f"the {part} text is shorter than one window",
-                    expected=f">= {window} bytes",
+                    f"the {part} text is shorter than one micro-batch",
+                    expected=f">= {window * self.training.rows} bytes",
                     actual=size,
                     todo="Give more text with --data, or a shorter --context.",
                 )

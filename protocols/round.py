@@ -142,7 +142,7 @@ class Sealed(Message, frozen=True, array_like=True, kw_only=True):
     """Sealed group traffic, carried by a relay to `to`; one blob. Signed by its sender end to end.
 
     purpose: "secret" and "turn" in a change, "commit", "reveal" and "matrix" inside a group, "sum" in a round.
-    part: which of several. content: SHA-256 of the blob.
+    part: which of several. content: digest("interlock/content", blob).
     """
 
     run: Hash
@@ -163,7 +163,7 @@ class Sealed(Message, frozen=True, array_like=True, kw_only=True):
 def make_sealed(
     identity: Identity, *, run: bytes, tick: int, to: tuple[bytes, ...], purpose: str, part: int, content: bytes
 ) -> Sealed:
-    """A signed envelope for sealed bytes whose SHA-256 is `content`."""
+    """A signed envelope for sealed bytes whose digest is `content`."""
     draft = Sealed(
         run=run,
         tick=tick,
@@ -272,6 +272,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """Result of `Step`: H(salt || digest)."""
+    """Result of `Step`: H(salt || digest), and what this process has spent so far, in CPU seconds."""
 
     state: bytes
+    cpu_s: float
+    masking_s: float
