@@ -67,9 +67,7 @@ def oracle_mlp(shape: StageShape, w: dict[str, Array], layer: str, x: Array) -> 
     return inner @ w[layer + "down"].T
 
 
-def oracle(
-    shape: StageShape, w: dict[str, Array], bridge: Array | Float32 | None, inputs: npt.NDArray[Any]
-) -> Array:
+def oracle(shape: StageShape, w: dict[str, Array], bridge: Array | Float32 | None, inputs: npt.NDArray[Any]) -> Array:
     """Stream (B, T, d), or the last stage's logits (B, T, 256)."""
     found = []
     for text in inputs:
@@ -431,9 +429,7 @@ def test_stages_joined_by_bridges_equal_one_plain_stage() -> None:
 
 @examples
 @given(stage_shapes(), st.lists(st.integers(1, 4), min_size=1, max_size=5), st.integers(0, 2**32))
-def test_cached_decoding_equals_the_oracle_over_the_whole_text(
-    shape: StageShape, pieces: list[int], seed: int
-) -> None:
+def test_cached_decoding_equals_the_oracle_over_the_whole_text(shape: StageShape, pieces: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     weights, bridge = draw_weights(shape, rng), draw_bridge(shape, rng)
     inputs = draw_inputs(shape, rng, 2, sum(pieces))
