@@ -77,6 +77,20 @@ def verify_turn(a: Int32) -> None:
         raise OutOfRange(f"turn: |A A^T - I| is {error / unit:.3g}, more than 2**-19")
 
 
+def verify_bridge(g: Int32) -> None:
+    """Check that a bridge is orthogonal to within `max |G G^T - I| <= 2**-19`, in float64.
+
+    Raises:
+        OutOfRange: G is not a square int32 matrix, or not orthogonal enough.
+    """
+    if g.ndim != 2 or g.shape[0] != g.shape[1] or g.dtype != np.int32:
+        raise OutOfRange(f"bridge: expected a square int32 matrix, got {g.dtype} {g.shape}")
+    whole = np.ldexp(g.astype(np.float64), -BRIDGE_GRID)
+    error = np.max(np.abs(whole @ whole.T - np.eye(len(g))), initial=0.0)
+    if error > ORTHOGONALITY:
+        raise OutOfRange(f"bridge: |G G^T - I| is {error:.3g}, more than 2**-19")
+
+
 def verify_drawn(a: Int32, seed: bytes) -> None:
     """Check that A is the turn drawn from `seed`, to within one unit, which is how far machines may differ.
 

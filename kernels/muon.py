@@ -49,8 +49,8 @@ NEWTON_SCHULZ_STEPS = 5
 COEFFICIENTS = (3611820, -5006950, 2130182)  # 3.4445, -4.7750, 2.0315 on 2**-20
 _A, _B, _C = (c * 2.0**-20 for c in COEFFICIENTS)
 
-EMBEDDING_RATE = 1.0  # of `rate`, for each element of the embedding, whose elements have size 1
-HEAD_RATE = 1.0  # of `rate / sqrt(columns)`, for each element of the head, whose elements have about that size
+EMBEDDING_RATE = 10.0  # of `rate`, for each element of the embedding, whose elements have size 1
+HEAD_RATE = 4.0  # of `rate / sqrt(columns)`, for each element of the head, whose elements have about that size
 
 WEIGHT_MAX = int(2**30.9)
 

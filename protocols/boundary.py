@@ -244,9 +244,9 @@ class Pass:
     """Job: one micro-batch through this stage, forward (`train` keeps what backward needs) or backward.
 
     windows: positions of the micro-batch's windows in the text's order, for a stage that reads tokens or targets;
-    order_key: what that order is drawn from (a training tick), empty for the order of the text. arrival: None where the stage
-    begins the direction. out: None where it ends. On the last stage a training pass goes forward and backward at
-    once: `out` is then the gradient's unit.
+    order_key: what that order is drawn from (a training tick), empty for the order of the text. arrival: None where
+    the stage begins the direction. out: None where it ends. On the last stage a training pass goes forward and
+    backward at once: `out` is then the gradient's unit.
     """
 
     tick: int

@@ -176,13 +176,14 @@ class Rotated:
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """Job: make the new state beside the base.
+    """Job: make the new state of stage `stage` beside the base.
 
     seed: the group's combined contributions. bridge: at the start, the shipped first bridge (None for stage 0).
     turn: at a turn, our group's matrix as shipped; turn_before: that of the stage before (None for stage 0).
     """
 
     tick: int
+    stage: int
     change: Literal["start", "turn"]
     run: bytes
     seed: Secret

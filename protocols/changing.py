@@ -157,6 +157,7 @@ class Changing:
         self._asked.add("prepare")
         return Prepare(
             tick=seat.tick,
+            stage=seat.stage,
             change="start" if start else "turn",
             run=seat.plan.run,
             seed=Secret(combine(self._reveals)),

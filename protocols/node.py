@@ -22,7 +22,7 @@ from .errors import Failed, InterlockError, Refused
 from .manifest import Manifest
 from .members import Invitation, Join, Roster, Welcome, make_record, verify_join
 from .passing import Passing
-from .release import Opening, draw_members, tick_key, verify_opening
+from .release import Opening, draw_members, order_key, tick_key, verify_opening
 from .round import Close, Sealed, Step, Stepped, Sum, Summed, Trouble
 from .seat import Keys, Seat, Secrets
 
@@ -219,7 +219,7 @@ class Node:
         else:
             assert self._secrets is not None
             self._keys = self._secrets.at(plan.tick)
-            self._part = Passing(seat, self._keys, self._epoch_keys[plan.epoch_tick])
+            self._part = Passing(seat, self._keys, order_key(self._epoch_keys[plan.epoch_tick]))
         early, self._early = self._early, []
         for source, message, blobs in early:
             effects += self._in_tick(source, message, blobs)

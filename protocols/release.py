@@ -136,6 +136,11 @@ def beacon(opening: Opening) -> bytes:
     return digest("interlock/beacon", tick_key(opening))
 
 
+def order_key(epoch_key: bytes) -> bytes:
+    """What an epoch's order of the training text is drawn from; `epoch_key`: K_tick of the change that began it."""
+    return digest("interlock/order", epoch_key)
+
+
 def draw_members(opening: Opening, manifest: Manifest) -> tuple[tuple[bytes, ...], ...]:
     """The members of every stage: named by the plan, or for the start drawn from its own opening.
 

@@ -264,11 +264,11 @@ def test_running_code_is_caught(line: str, caught: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "complete"),
     [
-        ("from .a import B, c\nMAX = 1\n__all__ = ['MAX', 'B', 'c']", True),
-        ("from .a import B, c\n__all__ = ['c', 'B']", False),
-        ("from .a import B, c\n__all__ = ['B']", False),
-        ("from .a import B\n__all__ = ['B', 'gone']", False),
-        ("from .a import B", False),
+        ("from .a import Bee, c\nMAX = 1\n__all__ = ['MAX', 'Bee', 'c']", True),
+        ("from .a import Bee, c\n__all__ = ['c', 'Bee']", False),
+        ("from .a import Bee, c\n__all__ = ['Bee']", False),
+        ("from .a import Bee\n__all__ = ['Bee', 'gone']", False),
+        ("from .a import Bee", False),
         ("import os\nfrom pathlib import Path\n", True),
     ],
 )

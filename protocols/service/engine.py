@@ -1,0 +1,317 @@
+"""What a node's worker thread computes: passes, sums, steps and changes of one stage.
+
+The engine holds the stage's states (the base, and one prepared beside it) and the passes kept for backward. Jobs come
+one at a time, in order. Whatever fails in a job becomes a numbered error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from interlock.kernels import basis, fixed, initial, mask, muon
+from interlock.kernels.errors import KernelError, NonFinite
+from interlock.kernels.stage import Forward, Stage
+from interlock.kernels.state import Int32, StageState
+from interlock.vault import VaultError, open_sealed, salted, seal
+
+from .. import corpus
+from ..boundary import Arrival, Crossing, Departure, Pass, Passed, frame_shape
+from ..canonical import digest
+from ..change import Prepare, PreparedState, Rotated, Rotation
+from ..effects import Blob
+from ..errors import Refused
+from ..manifest import Manifest
+from ..node import Adopt, Read
+from ..round import Step, Stepped, Sum, Summed, seal_context
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+NONE = bytes(32)
+
+
+class Engine:
+    """The worker of one node: `engine(job)` gives the job's result.
+
+    Args:
+        device: where forward and backward run ("cpu", "cuda", ...); the exact update runs on the CPU.
+        disclose: a file to which the stage's seed and first bridge are written at the start, for a comparison run by
+            somebody who is meant to know everything. None: nothing is written, ever.
+    """
+
+    def __init__(self, manifest: Manifest, *, device: str = "cpu", disclose: Path | None = None) -> None:
+        self._manifest, self._device, self._disclose = manifest, device, disclose
+        self._stage: Stage | None = None
+        self._states: dict[int, StageState] = {}
+        self._base: StageState | None = None
+        self._loaded: int | None = None
+        self._state_digest = NONE
+        self._flights: dict[int, tuple[Forward, bytes]] = {}
+        self._corpus: corpus.Corpus | None = None
+        self._orders: dict[bytes, Int64] = {}
+        self._masking_s = 0.0
+
+    def __call__(self, job: Any) -> Any:
+        """Do one job.
+
+        Raises:
+            Refused: E40x arithmetic, E305 and E306 bytes that do not fit their header, E50x a change.
+        """
+        try:
+            match job:
+                case Pass():
+                    return self._pass(job)
+                case Sum():
+                    return self._sum(job)
+                case Step():
+                    return self._step(job)
+                case Adopt():
+                    return self._adopt(job)
+                case Rotation():
+                    return self._rotation(job)
+                case Prepare():
+                    return self._prepare(job)
+                case Read():
+                    self._corpus = corpus.assemble(job.index, [chunk.data for chunk in job.chunks])
+                    return None
+        except NonFinite as error:
+            raise Refused(401, f"a value is not finite: {error}", todo="Lower the learning rate.") from error
+        except KernelError as error:
+            raise Refused(404, str(error)) from error
+        except VaultError as error:
+            raise Refused(405, error.what) from error
+        raise TypeError(f"no such job: {type(job).__name__}")
+
+    # -- passes -------------------------------------------------------------------------------------------------
+
+    def _pass(self, job: Pass) -> Passed:
+        assert self._stage is not None
+        shape, stage = self._stage.shape, self._stage
+        trains = job.kind != "evaluate"
+        values, integers = self._arrive(job.arrival) if job.arrival is not None else (None, b"")
+        if job.direction == "backward":
+            forward, inputs = self._flights.pop(job.microbatch)
+            gradient = stage.backward(forward, values)
+            read = hashlib.sha256(inputs + integers).digest()
+            return self._passed(job, gradient, read)
+        tokens = targets = None
+        if shape.first or shape.last:
+            tokens, targets = self._text(job)
+        if not shape.last:
+            targets = None
+        source: Any = tokens if shape.first else values
+        read = hashlib.sha256(
+            (hashlib.sha256(np.ascontiguousarray(tokens)).digest() if shape.first else integers)
+            + (b"" if targets is None else hashlib.sha256(np.ascontiguousarray(targets)).digest())
+        ).digest()
+        if not trains:
+            result = stage.evaluate(source, targets=targets)
+            if result.loss is not None:
+                return Passed(departure=None, nats=result.loss.nats, tokens=result.loss.count, peak=None)
+            return self._passed(job, result.output, read)
+        forward = stage.forward(source, targets=targets)
+        if forward.loss is not None:
+            loss = forward.loss
+            gradient = stage.backward(forward, scale=job.scale)
+            return self._passed(job, gradient, read, nats=loss.nats, tokens_count=loss.count)
+        self._flights[job.microbatch] = (forward, read)
+        return self._passed(job, forward.output, read)
+
+    def _passed(
+        self, job: Pass, values: Float32 | None, read: bytes, *, nats: float = 0.0, tokens_count: int = 0
+    ) -> Passed:
+        departure, peak = None, None
+        if job.out is not None:
+            assert values is not None
+            if job.out.unit.direction == "backward":
+                largest = float(np.max(np.abs(values)))
+                peak = math.frexp(largest)[1] if 0 < largest < math.inf else -100
+            departure = self._depart(job, job.out, values, read)
+        return Passed(departure=departure, nats=nats, tokens=tokens_count, peak=peak)
+
+    def _arrive(self, arrival: Arrival) -> tuple[Float32, bytes]:
+        """Unmask and decode a frame; return its values and the hash of its integers."""
+        start = time.thread_time()
+        header, crossing = arrival.header, arrival.crossing
+        unit, frame = crossing.unit, arrival.frame.data
+        if hashlib.sha256(frame).digest() != header.frame:
+            raise Refused(306, "a frame does not fit its header: it was changed on its way", todo="Suspect the relay.")
+        keyed = unit.keyed(crossing.tick_key)
+        crossing.pair.verify_check(keyed, header.tau, header.check)
+        key = crossing.pair.mask_key(keyed, header.tau)
+        integers = mask.unmask(frame, key, count=math.prod(header.shape), width=unit.width)
+        read = hashlib.sha256(integers).digest()
+        values = fixed.decode(integers, fraction=unit.fraction, exponent=unit.exponent).reshape(header.shape)
+        self._masking_s += time.thread_time() - start
+        return values, read
+
+    def _depart(self, job: Pass, out: Crossing, values: Float32, read: bytes) -> Departure:
+        """Encode and mask what leaves."""
+        start = time.thread_time()
+        unit = out.unit
+        encoded = fixed.encode(values, width=unit.width, fraction=unit.fraction, exponent=unit.exponent)
+        if encoded.clamped and unit.direction == "backward":
+            raise Refused(402, f"{encoded.clamped} gradients at boundary {unit.boundary} do not fit their exponent")
+        if unit.kind == "evaluate":  # never compared between replicas, so the output may separate masks too
+            read = hashlib.sha256(read + hashlib.sha256(encoded.integers).digest()).digest()
+        keyed = unit.keyed(out.tick_key)
+        tau = job.group.tau(keyed, self._state_digest, read)
+        frame = mask.mask(encoded.integers, out.pair.mask_key(keyed, tau), width=unit.width)
+        departure = Departure(
+            unit=unit,
+            shape=frame_shape(self._manifest),
+            tau=tau,
+            check=out.pair.check(keyed, tau),
+            digest=hashlib.sha256(frame).digest(),
+            frame=Blob(memoryview(frame)),
+            clamped=encoded.clamped,
+        )
+        self._masking_s += time.thread_time() - start
+        return departure
+
+    def _text(self, job: Pass) -> tuple[Int64, Int64]:
+        assert self._corpus is not None
+        context = self._manifest.model.context
+        if not job.order_key:
+            return corpus.batch(self._corpus.validation, np.asarray(job.windows, dtype=np.int64), context)
+        order = self._orders.get(job.order_key)
+        if order is None:
+            order = corpus.order(job.order_key, corpus.window_count(len(self._corpus.train), context))
+            self._orders = {job.order_key: order}
+        windows = order[np.asarray(job.windows, dtype=np.int64) % len(order)]
+        return corpus.batch(self._corpus.train, windows, context)
+
+    # -- the round's end ----------------------------------------------------------------------------------------
+
+    def _exponents(self, lift: int) -> dict[str, int]:
+        assert self._base is not None
+        known = {name: tensor.sum_exponent for name, tensor in self._base.tensors.items()}
+        return {name: (muon.FIRST_EXPONENT if e is None else e) + lift for name, e in known.items()}
+
+    def _sum(self, job: Sum) -> Summed:
+        assert self._stage is not None
+        gradients, exponents = self._stage.gradients(), self._exponents(job.lift)
+        parts = []
+        for spec in self._stage.shape.tensors():
+            try:
+                parts.append(muon.encode_sum(gradients[spec.name], exponents[spec.name]).astype("<i4").tobytes())
+            except NonFinite:
+                raise
+            except KernelError as error:
+                raise Refused(403, f"the gradient sum of {spec.name} does not fit: {error}") from error
+        context = seal_context(job.run, job.tick, job.sender, "sum", 0)
+        sealed = seal(job.group.seal_key("sum", job.sender, job.tick), b"".join(parts), context=context)
+        return Summed(sealed=Blob(sealed), digest=hashlib.sha256(sealed).digest())
+
+    def _step(self, job: Step) -> Stepped:
+        assert self._stage is not None and self._base is not None
+        received: list[dict[str, Int32]] = []
+        for who, blob, named in job.sums:
+            if hashlib.sha256(blob.data).digest() != named:
+                raise Refused(306, f"the sum of {who.hex()[:12]} is not the one it committed to")
+            context = seal_context(job.run, job.tick, who, "sum", 0)
+            plain = open_sealed(job.group.seal_key("sum", who, job.tick), blob.data, context=context)
+            received.append(self._split(plain, who))
+        specs = self._stage.shape.tensors()
+        try:
+            sums = {spec.name: muon.add_sums([r[spec.name] for r in received]) for spec in specs}
+        except KernelError as error:
+            raise Refused(403, f"a gradient sum does not fit: {error}") from error
+        exponents = self._exponents(job.lift)
+        if job.measure:
+            state = muon.measure(self._base, sums, exponents)
+        else:
+            state = muon.step(self._base, sums, exponents, rate=job.rate)
+        self._states[job.tick] = state
+        salt = job.group.salt(job.run, job.tick, "state")
+        return Stepped(state=salted(salt, state.digest()), cpu_s=time.process_time(), masking_s=self._masking_s)
+
+    def _split(self, plain: bytes, who: bytes) -> dict[str, Int32]:
+        assert self._stage is not None
+        specs = self._stage.shape.tensors()
+        flat = np.frombuffer(plain, dtype="<i4")
+        if len(flat) != sum(spec.rows * spec.columns for spec in specs):
+            raise Refused(305, f"the sum of {who.hex()[:12]} has {len(flat)} entries")
+        found, at = {}, 0
+        for spec in specs:
+            size = spec.rows * spec.columns
+            found[spec.name] = flat[at : at + size].reshape(spec.rows, spec.columns).astype(np.int32)
+            at += size
+        return found
+
+    # -- states -------------------------------------------------------------------------------------------------
+
+    def _adopt(self, job: Adopt) -> None:
+        self._flights.clear()
+        if self._stage is not None:
+            self._stage.clear()
+        if job.made == 0:
+            self._states.clear()
+            return
+        self._base = self._states[job.made]
+        self._states = {job.made: self._base}
+        if job.made != self._loaded:
+            assert self._stage is not None
+            bridge = self._base.bridge
+            scaled = None if bridge is None else (bridge * 2.0**-29).astype(np.float32)
+            self._stage.load(muon.weights(self._base), scaled)
+            self._state_digest, self._loaded = self._base.digest(), job.made
+
+    def _rotation(self, job: Rotation) -> Rotated:
+        drawn = basis.haar(job.seed, self._manifest.model.width)
+        matrix = basis.quantise_turn(drawn) if job.use == "turn" else basis.quantise_bridge(drawn)
+        return Rotated(matrix=Blob(matrix.astype("<i4").tobytes()))
+
+    def _matrix(self, data: bytes) -> Int32:
+        width = self._manifest.model.width
+        return np.frombuffer(data, dtype="<i4").reshape(width, width).astype(np.int32)
+
+    def _prepare(self, job: Prepare) -> PreparedState:
+        shape = self._manifest.shape(job.stage)
+        combined = job.seed.reveal()
+        seed_shown, turns = NONE, (NONE, NONE)
+        try:
+            if job.change == "start":
+                bridge = None if job.bridge is None else self._matrix(job.bridge)
+                if bridge is not None:
+                    basis.verify_bridge(bridge)
+                seed = digest("interlock/weights", combined)
+                state = initial.initial_state(shape, seed, bridge=bridge)
+                seed_shown = salted(job.group.salt(job.run, job.tick, "seed"), seed)
+                self._stage = Stage(shape, context=self._manifest.model.context, device=self._device)
+                if self._disclose is not None:
+                    self._write_disclosure(job, seed)
+            else:
+                assert self._base is not None and job.turn is not None
+                own = self._matrix(job.turn)
+                before = None if job.turn_before is None else self._matrix(job.turn_before)
+                for matrix in (own, before):
+                    if matrix is not None:
+                        basis.verify_turn(matrix)
+                basis.verify_drawn(own, combined)
+                state = basis.turn(muon.grow_grids(self._base), own, turn_before=before)
+                turns = (
+                    NONE if job.before is None or job.turn_before is None else job.before.turn(job.turn_before),
+                    NONE if job.after is None else job.after.turn(job.turn),
+                )
+        except KernelError as error:
+            raise Refused(503, f"the new state cannot be made: {error}") from error
+        self._states[job.tick] = state
+        salt = job.group.salt(job.run, job.tick, "state")
+        return PreparedState(state=salted(salt, state.digest()), seed=seed_shown, turns=turns)
+
+    def _write_disclosure(self, job: Prepare, seed: bytes) -> None:
+        assert self._disclose is not None
+        bridge = "" if job.bridge is None else job.bridge.hex()
+        text = json.dumps({"stage": job.stage, "seed": seed.hex(), "bridge": bridge})
+        descriptor = os.open(self._disclose, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
