@@ -1,9 +1,9 @@
 """What can go wrong with arrays.
 
-    KernelError
-      NonFinite     a value is NaN or infinite
-      OutOfRange    a value, shape or parameter is outside what the format holds
-      NotExact      a product could round: the bound on its partial sums fails
+KernelError
+  NonFinite     a value is NaN or infinite
+  OutOfRange    a value, shape or parameter is outside what the format holds
+  NotExact      a product could round: the bound on its partial sums fails
 """
 
 

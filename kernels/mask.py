@@ -139,9 +139,7 @@ def difference(frame_a: Buffer, frame_b: Buffer, *, count: int, width: int) -> I
     integers = np.empty(count, np.int32)
     words = integers.view(np.uint32)
     scratch = np.empty(min(_BLOCK, count), np.uint32)
-    for (block, planes_a), (_, planes_b) in zip(
-        _blocks(count, width, a), _blocks(count, width, b), strict=True
-    ):
+    for (block, planes_a), (_, planes_b) in zip(_blocks(count, width, a), _blocks(count, width, b), strict=True):
         result, subtracted = words[block], scratch[: block.stop - block.start]
         _join(planes_a, result)
         _join(planes_b, subtracted)

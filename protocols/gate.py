@@ -15,7 +15,7 @@ from interlock.vault import Identity, VaultError, verify_grants
 
 from .canonical import Count, Message, Plain, PublicKey, decode, encode
 from .change import verify_prepared
-from .effects import After, Announce, Blob, Draw, Effects, Event, Send, Store
+from .effects import After, Announce, Blob, Draw, Effects, Event, Send, Stop, Store
 from .errors import Refused
 from .journal import (
     GENESIS,
@@ -46,7 +46,7 @@ from .release import (
 )
 from .round import Close, verify, verify_reports
 
-HELLO_S = 2.0
+HELLO_S = 1.0
 
 
 class Propose(Message, frozen=True, array_like=True, kw_only=True):
@@ -119,13 +119,15 @@ class Gate:
         return self.on_timer("hello")
 
     def on_timer(self, name: str) -> Effects:
-        """Say hello until the coordinator proposes something, then still now and then: it may have restarted."""
+        """Say hello until welcomed; then `Ready` now and then, since the coordinator may have restarted."""
+        if name == "leave":
+            return [Stop()]
         if name != "hello":
             return []
-        wait = HELLO_S * 5 if self._greeted else HELLO_S
-        hello = Send(self._manifest.coordinator, Join(record=self._record, invitation=None))
-        ready = Send(self._manifest.coordinator, Ready(tick=self._known.tick))
-        return [*([] if self._greeted else [hello]), ready, After(wait, "hello")]
+        if self._greeted:
+            return [Send(self._manifest.coordinator, Ready(tick=self._known.tick)), After(5 * HELLO_S, "hello")]
+        hello = Join(record=self._record, invitation=None)
+        return [Send(self._manifest.coordinator, hello), After(HELLO_S, "hello")]
 
     def on_message(self, source: bytes, message: Message, blobs: tuple[Blob, ...]) -> Effects:
         """Answer a proposal."""

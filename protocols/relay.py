@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from interlock.vault import Identity
 
 from .boundary import Frame, Header, Taken, planned, verify_header
-from .effects import Admit, After, Announce, Blob, Effects, Event, Send
+from .effects import Admit, After, Announce, Blob, Effects, Event, Send, Stop
 from .errors import Refused
 from .manifest import Manifest
 from .members import Invitation, Join, Roster, Welcome, make_record, verify_join
@@ -75,7 +75,9 @@ class Relay:
         return self.on_timer("hello")
 
     def on_timer(self, name: str) -> Effects:
-        """Say hello until welcomed."""
+        """Say hello until welcomed; leave when asked to."""
+        if name == "leave":
+            return [Stop()]
         if name != "hello" or self._welcomed:
             return []
         return [Send(self._manifest.coordinator, self._join), After(HELLO_S, "hello")]

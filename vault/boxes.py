@@ -70,8 +70,6 @@ def open_sealed(key: Secret, sealed: bytes | memoryview, *, context: bytes) -> b
     """
     data = bytes(sealed)
     try:
-        return crypto_aead_xchacha20poly1305_ietf_decrypt(
-            data[NONCE_BYTES:], context, data[:NONCE_BYTES], key.reveal()
-        )
+        return crypto_aead_xchacha20poly1305_ietf_decrypt(data[NONCE_BYTES:], context, data[:NONCE_BYTES], key.reveal())
     except (CryptoError, ValueError, TypeError):
         raise NotOpened("sealed bytes do not open") from None

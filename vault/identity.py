@@ -103,9 +103,7 @@ class Identity:
             if len(lines) != 2 or lines[0] != _HEADER or len(seed := bytes.fromhex(lines[1])) != 32:
                 raise ValueError
         except ValueError:
-            raise KeyFileRefused(
-                f"{path} is not an interlock key file: expected '{_HEADER}' and one key"
-            ) from None
+            raise KeyFileRefused(f"{path} is not an interlock key file: expected '{_HEADER}' and one key") from None
         return cls(Secret(seed))
 
     def __repr__(self) -> str:

@@ -109,8 +109,8 @@ class Engine:
             targets = None
         source: Any = tokens if shape.first else values
         read = hashlib.sha256(
-            (hashlib.sha256(np.ascontiguousarray(tokens)).digest() if shape.first else integers)
-            + (b"" if targets is None else hashlib.sha256(np.ascontiguousarray(targets)).digest())
+            (hashlib.sha256(np.ascontiguousarray(tokens).data).digest() if shape.first else integers)
+            + (b"" if targets is None else hashlib.sha256(np.ascontiguousarray(targets).data).digest())
         ).digest()
         if not trains:
             result = stage.evaluate(source, targets=targets)
@@ -148,7 +148,7 @@ class Engine:
         crossing.pair.verify_check(keyed, header.tau, header.check)
         key = crossing.pair.mask_key(keyed, header.tau)
         integers = mask.unmask(frame, key, count=math.prod(header.shape), width=unit.width)
-        read = hashlib.sha256(integers).digest()
+        read = hashlib.sha256(integers.data).digest()
         values = fixed.decode(integers, fraction=unit.fraction, exponent=unit.exponent).reshape(header.shape)
         self._masking_s += time.thread_time() - start
         return values, read
@@ -161,7 +161,7 @@ class Engine:
         if encoded.clamped and unit.direction == "backward":
             raise Refused(402, f"{encoded.clamped} gradients at boundary {unit.boundary} do not fit their exponent")
         if unit.kind == "evaluate":  # never compared between replicas, so the output may separate masks too
-            read = hashlib.sha256(read + hashlib.sha256(encoded.integers).digest()).digest()
+            read = hashlib.sha256(read + hashlib.sha256(np.ascontiguousarray(encoded.integers).data).digest()).digest()
         keyed = unit.keyed(out.tick_key)
         tau = job.group.tau(keyed, self._state_digest, read)
         frame = mask.mask(encoded.integers, out.pair.mask_key(keyed, tau), width=unit.width)
@@ -170,8 +170,8 @@ class Engine:
             shape=frame_shape(self._manifest),
             tau=tau,
             check=out.pair.check(keyed, tau),
-            digest=hashlib.sha256(frame).digest(),
-            frame=Blob(memoryview(frame)),
+            digest=hashlib.sha256(frame.data).digest(),
+            frame=Blob(frame.data),
             clamped=encoded.clamped,
         )
         self._masking_s += time.thread_time() - start

@@ -1,0 +1,43 @@
+"""Which messages each kind of process reads, and how large they may be. Anything else is refused undecoded."""
+
+from __future__ import annotations
+
+from .boundary import Frame, Taken, frame_size
+from .change import Offering, Offers, Preparing
+from .coordinator import ChunkIs, GetChunk, GetIndex, IndexIs
+from .corpus import CHUNK_BYTES
+from .gate import Propose
+from .manifest import Manifest
+from .members import Join, Roster, Welcome
+from .release import Declined, Opening, Ready, Released
+from .round import Close, Committing, Measuring, Reporting, Sealed, Trouble
+from .wire import Limits
+
+BY_COORDINATOR = (
+    Join
+    | Ready
+    | Released
+    | Declined
+    | GetIndex
+    | GetChunk
+    | Offering
+    | Preparing
+    | Committing
+    | Reporting
+    | Measuring
+    | Trouble
+)
+BY_STRANGERS = Join  # all that the coordinator reads of somebody unknown
+BY_GATE = Welcome | Propose
+BY_RELAY = Welcome | Roster | Opening | Frame | Sealed | Taken
+BY_NODE = Welcome | Roster | Opening | IndexIs | ChunkIs | Offers | Close | Frame | Sealed | Taken
+
+
+def limits(manifest: Manifest) -> Limits:
+    """Largest message of a run: a frame, a chunk of the corpus, or one replica's sealed gradient sum."""
+    sums = max(
+        sum(4 * spec.rows * spec.columns for spec in manifest.shape(stage).tensors())
+        for stage in range(manifest.stages)
+    )
+    largest = max(frame_size(manifest), CHUNK_BYTES, sums + 1024, 4 * manifest.model.width**2 + 1024)
+    return Limits(envelope_bytes=512, body_bytes=8 << 20, blob_bytes=largest, blobs=1)

@@ -1,0 +1,159 @@
+"""A whole run in one process: real roles and the real engine over the simulated transport in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from interlock.protocols import corpus, messages
+from interlock.protocols.coordinator import Coordinator, RunEnded
+from interlock.protocols.effects import Event
+from interlock.protocols.gate import Gate
+from interlock.protocols.manifest import Committee, Keyholder, Manifest, Model, Training
+from interlock.protocols.members import make_invitation
+from interlock.protocols.net.runner import MemoryStore, Runner, SimulatedWorker
+from interlock.protocols.net.simulated import Network, SimulatedTransport, Verdict, in_order
+from interlock.protocols.net.virtual import run as run_virtual
+from interlock.protocols.node import Node
+from interlock.protocols.relay import Relay
+from interlock.protocols.service.engine import Engine
+from interlock.vault import Identity, Secret
+
+
+def identity(name: str) -> Identity:
+    """The identity of a test process, fixed by its name."""
+    return Identity(Secret(hashlib.sha256(f"test identity {name}".encode()).digest()))
+
+
+class Draws:
+    """Random bytes of one test process, fixed by its name."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._count = name, 0
+
+    def __call__(self, size: int) -> bytes:
+        self._count += 1
+        return hashlib.shake_256(f"{self._name} {self._count}".encode()).digest(size)
+
+
+TEXT = b"".join(b"line %d: the quick brown fox jumps over %d lazy dogs\n" % (i, i * i % 97) for i in range(1200))
+
+
+def text() -> corpus.Corpus:
+    """A small corpus."""
+    return corpus.Corpus(TEXT[:50_000], TEXT[50_000:54_000])
+
+
+def manifest(**changes: Any) -> Manifest:
+    """A small run: 3 stages x 2 replicas, 3 keyholders, 2 relays."""
+    training = dict(
+        rounds=4, epoch_rounds=2, microbatches=4, rows=2, rate=0.02, warmup=0, decay=2, evaluate_every=0
+    ) | changes.pop("training", {})
+    committee = dict(release=2, halt=2, resume=3, lying=0) | changes.pop("committee", {})
+    keyholders = tuple(Keyholder(name=n, key=identity(n).public) for n in ("ada", "bela", "cleo"))
+    fields: dict[str, Any] = dict(
+        version=1,
+        name="test",
+        nonce=bytes(16),
+        coordinator=identity("coordinator").public,
+        committee=Committee(keyholders=keyholders, **committee),
+        model=Model(width=16, heads=2, layers_per_stage=1, hidden=32, mlp="relu2", context=16),
+        stages=3,
+        replicas=2,
+        relays=2,
+        data=corpus.describe(corpus.index(text())),
+        training=Training(**training),
+        admission="invited",
+        release="automatic",
+        frame_width=24,
+        frame_fraction=12,
+        gradient_exponent=-10,
+    )
+    made = Manifest(**(fields | changes))
+    made.verify()
+    return made
+
+
+@dataclass
+class Run:
+    """What is left of a run."""
+
+    manifest: Manifest
+    stores: dict[str, MemoryStore] = field(default_factory=dict)
+    events: dict[str, list[Event]] = field(default_factory=dict)
+    engines: dict[str, Engine] = field(default_factory=dict)
+    runners: dict[str, Runner] = field(default_factory=dict)
+    network: Network | None = None
+    sent: list[tuple[str, str, list[bytes]]] = field(default_factory=list)
+
+    def seen(self, kind: type[Event]) -> list[Any]:
+        """All events of a kind, of all processes."""
+        return [event for events in self.events.values() for event in events if isinstance(event, kind)]
+
+
+def play(made: Manifest, *, verdict: Verdict = in_order, seconds_max: float = 3000.0) -> Run:
+    """Play a run to its end and return what is left of it."""
+    result = Run(made)
+    run_virtual(_play(result, verdict), seconds_max=seconds_max)
+    return result
+
+
+async def _play(result: Run, verdict: Verdict) -> None:
+    made = result.manifest
+    network = result.network = Network(verdict)
+    ended = asyncio.get_running_loop().create_future()
+    whole, keyholder = text(), identity("ada")
+    index = corpus.index(whole)
+
+    def start(name: str, role: Any, kinds: Any, *, bind: str = "", door: Any = None, engine: Any = None) -> None:
+        who = identity(name)
+        transport = SimulatedTransport(network, who.public, who.curve_public, bind=bind, open_door=door is not None)
+        if name != "coordinator":
+            coordinator = identity("coordinator")
+            transport.connect(coordinator.public, coordinator.curve_public, "sim://coordinator")
+        events = result.events.setdefault(name, [])
+
+        def observe(event: Event) -> None:
+            events.append(event)
+            if isinstance(event, RunEnded) and not ended.done():
+                ended.set_result(None)
+
+        result.runners[name] = Runner(
+            role,
+            transport,
+            run=made.run,
+            signer=who,
+            kinds=kinds,
+            door_kinds=door,
+            limits=messages.limits(made),
+            store=result.stores.setdefault(name, MemoryStore()),
+            worker=SimulatedWorker(engine or (lambda job: None), lambda job: 0.01),
+            draw=Draws(name),
+            observe=observe,
+            clock=lambda: 0.0,
+        )
+
+    role = Coordinator(identity("coordinator"), made, index=index, chunk=lambda n: corpus.chunk(whole, n))
+    start("coordinator", role, messages.BY_COORDINATOR, bind="sim://coordinator", door=messages.BY_STRANGERS)
+    for name in ("ada", "bela", "cleo"):
+        start(name, Gate(identity(name), made, operator=name), messages.BY_GATE)
+    for i in range(made.relays):
+        name = f"relay{i}"
+        invitation = make_invitation(keyholder, run=made.run, role="relay", label=name, nonce=Draws(name + "i")(16))
+        address = f"sim://{name}"
+        relay = Relay(identity(name), made, operator=name, address=address, invitation=invitation)
+        start(name, relay, messages.BY_RELAY, bind=address)
+    for i in range(made.stages * made.replicas):
+        name = f"node{i}"
+        invitation = make_invitation(keyholder, run=made.run, role="node", label=name, nonce=Draws(name + "i")(16))
+        engine = result.engines[name] = Engine(made)
+        start(name, Node(identity(name), made, operator=name, invitation=invitation), messages.BY_NODE, engine=engine)
+    tasks = [asyncio.ensure_future(runner.run()) for runner in result.runners.values()]
+    await asyncio.wait([ended, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        if task.done():
+            task.result()
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
