@@ -12,10 +12,11 @@ from interlock.protocols.coordinator import Coordinator, RunEnded
 from interlock.protocols.effects import Event
 from interlock.protocols.gate import Gate
 from interlock.protocols.manifest import Committee, Keyholder, Manifest, Model, Training
-from interlock.protocols.members import make_invitation
-from interlock.protocols.net.runner import MemoryStore, Runner, SimulatedWorker
+from interlock.protocols.members import Invitation, make_invitation
+from interlock.protocols.net.runner import MemoryStore, Runner, SimulatedWorker, ThreadWorker
 from interlock.protocols.net.simulated import Network, SimulatedTransport, Verdict, in_order
 from interlock.protocols.net.virtual import run as run_virtual
+from interlock.protocols.net.zeromq import Door, ZeroMQTransport
 from interlock.protocols.node import Node
 from interlock.protocols.relay import Relay
 from interlock.protocols.service.engine import Engine
@@ -85,8 +86,6 @@ class Run:
     events: dict[str, list[Event]] = field(default_factory=dict)
     engines: dict[str, Engine] = field(default_factory=dict)
     runners: dict[str, Runner] = field(default_factory=dict)
-    network: Network | None = None
-    sent: list[tuple[str, str, list[bytes]]] = field(default_factory=list)
 
     def seen(self, kind: type[Event]) -> list[Any]:
         """All events of a kind, of all processes."""
@@ -94,25 +93,65 @@ class Run:
 
 
 def play(made: Manifest, *, verdict: Verdict = in_order, seconds_max: float = 3000.0) -> Run:
-    """Play a run to its end and return what is left of it."""
+    """Play a run to its end over the simulated transport in virtual time."""
     result = Run(made)
-    run_virtual(_play(result, verdict), seconds_max=seconds_max)
+    run_virtual(_play(result, _Simulated(verdict)), seconds_max=seconds_max)
     return result
 
 
-async def _play(result: Run, verdict: Verdict) -> None:
-    made = result.manifest
-    network = result.network = Network(verdict)
-    ended = asyncio.get_running_loop().create_future()
-    whole, keyholder = text(), identity("ada")
-    index = corpus.index(whole)
+def play_zeromq(made: Manifest, *, seconds_max: float = 120.0) -> Run:
+    """Play a run over ZeroMQ on loopback: every role has its own sockets and worker thread, in this process."""
+    result = Run(made)
+    asyncio.run(asyncio.wait_for(_play(result, _ZeroMQ(made)), seconds_max))
+    return result
 
-    def start(name: str, role: Any, kinds: Any, *, bind: str = "", door: Any = None, engine: Any = None) -> None:
+
+class _Simulated:
+    """Transports and workers in virtual time."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self._network = Network(verdict)
+
+    async def transport(self, who: Identity, *, serves: str, door: bool) -> Any:
+        bind = f"sim://{serves}" if serves else ""
+        transport = SimulatedTransport(self._network, who.public, who.curve_public, bind=bind, open_door=door)
+        await transport.start()
+        return transport
+
+    def worker(self, compute: Any) -> Any:
+        return SimulatedWorker(compute, lambda job: 0.01)
+
+
+class _ZeroMQ:
+    """Real sockets and threads."""
+
+    def __init__(self, made: Manifest) -> None:
+        self._part_bytes = messages.limits(made).part_bytes
+
+    async def transport(self, who: Identity, *, serves: str, door: bool) -> Any:
+        bind = "tcp://127.0.0.1:*" if serves else ""
+        transport = ZeroMQTransport(
+            who.curve_secret, bind=bind, door=Door() if door else None, part_bytes=self._part_bytes
+        )
+        await transport.start()
+        return transport
+
+    def worker(self, compute: Any) -> Any:
+        return ThreadWorker(compute)
+
+
+async def _play(result: Run, world: _Simulated | _ZeroMQ) -> None:
+    made = result.manifest
+    ended = asyncio.get_running_loop().create_future()
+    whole, keyholder, coordinator = text(), identity("ada"), identity("coordinator")
+    index = corpus.index(whole)
+    where = ""
+
+    async def start(name: str, make: Any, kinds: Any, *, serves: str = "", door: Any = None, engine: Any = None) -> str:
         who = identity(name)
-        transport = SimulatedTransport(network, who.public, who.curve_public, bind=bind, open_door=door is not None)
-        if name != "coordinator":
-            coordinator = identity("coordinator")
-            transport.connect(coordinator.public, coordinator.curve_public, "sim://coordinator")
+        transport = await world.transport(who, serves=serves, door=door is not None)
+        if where:
+            transport.connect(coordinator.public, coordinator.curve_public, where)
         events = result.events.setdefault(name, [])
 
         def observe(event: Event) -> None:
@@ -121,7 +160,7 @@ async def _play(result: Run, verdict: Verdict) -> None:
                 ended.set_result(None)
 
         result.runners[name] = Runner(
-            role,
+            make(transport.address),
             transport,
             run=made.run,
             signer=who,
@@ -129,31 +168,43 @@ async def _play(result: Run, verdict: Verdict) -> None:
             door_kinds=door,
             limits=messages.limits(made),
             store=result.stores.setdefault(name, MemoryStore()),
-            worker=SimulatedWorker(engine or (lambda job: None), lambda job: 0.01),
+            worker=world.worker(engine or (lambda job: None)),
             draw=Draws(name),
             observe=observe,
             clock=lambda: 0.0,
         )
+        return str(transport.address)
 
-    role = Coordinator(identity("coordinator"), made, index=index, chunk=lambda n: corpus.chunk(whole, n))
-    start("coordinator", role, messages.BY_COORDINATOR, bind="sim://coordinator", door=messages.BY_STRANGERS)
+    def invitation(name: str, role: Any) -> Invitation:
+        return make_invitation(keyholder, run=made.run, role=role, label=name, nonce=Draws(name + "i")(16))
+
+    where = await start(
+        "coordinator",
+        lambda _: Coordinator(coordinator, made, index=index, chunk=lambda n: corpus.chunk(whole, n)),
+        messages.BY_COORDINATOR,
+        serves="coordinator",
+        door=messages.BY_STRANGERS,
+    )
     for name in ("ada", "bela", "cleo"):
-        start(name, Gate(identity(name), made, operator=name), messages.BY_GATE)
-    for i in range(made.relays):
-        name = f"relay{i}"
-        invitation = make_invitation(keyholder, run=made.run, role="relay", label=name, nonce=Draws(name + "i")(16))
-        address = f"sim://{name}"
-        relay = Relay(identity(name), made, operator=name, address=address, invitation=invitation)
-        start(name, relay, messages.BY_RELAY, bind=address)
-    for i in range(made.stages * made.replicas):
-        name = f"node{i}"
-        invitation = make_invitation(keyholder, run=made.run, role="node", label=name, nonce=Draws(name + "i")(16))
+        await start(name, lambda _, n=name: Gate(identity(n), made, operator=n), messages.BY_GATE)
+    for name in [f"relay{i}" for i in range(made.relays)]:
+
+        def relay(address: str, n: str = name) -> Relay:
+            return Relay(identity(n), made, operator=n, address=address, invitation=invitation(n, "relay"))
+
+        await start(name, relay, messages.BY_RELAY, serves=name)
+    for name in [f"node{i}" for i in range(made.stages * made.replicas)]:
         engine = result.engines[name] = Engine(made)
-        start(name, Node(identity(name), made, operator=name, invitation=invitation), messages.BY_NODE, engine=engine)
-    tasks = [asyncio.ensure_future(runner.run()) for runner in result.runners.values()]
+
+        def node(_: str, n: str = name) -> Node:
+            return Node(identity(n), made, operator=n, invitation=invitation(n, "node"))
+
+        await start(name, node, messages.BY_NODE, engine=engine)
+    tasks = [asyncio.ensure_future(runner.run(flush_s=0.1)) for runner in result.runners.values()]
     await asyncio.wait([ended, *tasks], return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         if task.done():
             task.result()
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    for runner in result.runners.values():
+        runner.interrupt("leave")
+    await asyncio.gather(*tasks)

@@ -1,0 +1,87 @@
+"""What a process announces, as JSON lines beside the time; and its log, in plain lines. Neither holds a secret."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..effects import Event
+from ..manifest import readable
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_log = logging.getLogger("interlock")
+
+# Events that a person looks for when something is wrong; the others are many.
+_NOTABLE = {"Refusal", "GaveUp", "Waiting", "GateDeclined", "GateRefused", "RunEnded"}
+
+
+class EventFile:
+    """Writes events to `folder/events.jsonl`, one line each, at once.
+
+    A line: `{"time": 1789000000.25, "event": "FrameSent", "tick": 4, ...}`, bytes as hex.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = (folder / "events.jsonl").open("a", buffering=1, encoding="utf-8")
+        self._said = ""
+
+    def __call__(self, event: Event) -> None:
+        """Write one event."""
+        name = type(event).__name__
+        fields = readable(event)
+        self._file.write(_encode({"time": time.time(), "event": name, **fields}).decode() + "\n")
+        if name in _NOTABLE and (said := f"{name}: {fields}") != self._said:
+            self._said = said  # a process that waits says so every second
+            _log.info("%s", said)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class EventTail:
+    """Reads the events of a process while it writes them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "events.jsonl"
+        self._at = 0
+
+    def news(self) -> list[dict[str, Any]]:
+        """The whole lines since the last call."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._at)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole, newline, _ = data.rpartition(b"\n")
+        self._at += len(whole) + len(newline)
+        return [_decode(line) for line in whole.split(b"\n") if line]
+
+
+def read_events(folder: Path) -> Iterator[dict[str, Any]]:
+    """Walk through a process's events in the order it announced them; a line cut short at the end is left out."""
+    yield from EventTail(folder).news()
+
+
+def log_to(folder: Path) -> None:
+    """Send this process's log to `folder/log.txt`."""
+    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+
+
+def log_end(folder: Path, lines: int = 5) -> list[str]:
+    """The last lines of a process's log."""
+    try:
+        return (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+    except FileNotFoundError:
+        return []

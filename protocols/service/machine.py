@@ -1,0 +1,60 @@
+"""What a process asks of its machine before anything heavy is imported."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+
+from ..errors import Failed, Misused
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def set_threads(count: int) -> None:
+    """Give the numeric libraries `count` threads; they read this when they are imported.
+
+    Many threads on small matrices cost two to five times the CPU, and one machine runs many of these processes.
+
+    Raises:
+        Misused: E720, fewer than one.
+    """
+    if count < 1:
+        raise Misused(720, "--threads", expected="1 or more", actual=count)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(count)
+
+
+def limit_memory(gib: float) -> None:
+    """Bound this process's address space: an allocation beyond it fails, and with it the process.
+
+    Address space is more than memory in use: torch alone reserves two or three GiB.
+
+    Raises:
+        Misused: E720, not positive, or more than the system lets this process have.
+    """
+    if gib <= 0:
+        raise Misused(720, "--memory", expected="a positive number of GiB", actual=gib)
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (int(gib * 2**30),) * 2)
+    except (ValueError, OSError) as error:
+        raise Misused(720, f"the memory limit of {gib} GiB cannot be set: {error}") from None
+
+
+def forbid_core_dumps() -> None:
+    """Let no crash write this process's memory, secrets included, to a disk."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def die_with(parent: int) -> None:
+    """End this process when the process `parent`, which started it, ends for whatever reason (Linux only).
+
+    Raises:
+        Failed: E721, the parent is gone already.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before we asked
+        raise Failed(721, "the process that started this one is gone")

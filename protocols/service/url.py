@@ -1,0 +1,106 @@
+"""The join URL: where a run's coordinator is, and what proves that it is the right one.
+
+    interlock://HOST:PORT/?run=<64 hex>&key=<64 hex>&curve=<64 hex>
+
+`run` is the manifest's hash, `key` the coordinator's identity, `curve` the key of its socket. Whoever has the URL
+from a source they trust needs to trust nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..errors import Misused
+
+_URL = re.compile(
+    r"interlock://(?P<host>[A-Za-z0-9._-]{1,253}):(?P<port>[1-9][0-9]{0,4})/"
+    r"\?run=(?P<run>[0-9a-f]{64})&key=(?P<key>[0-9a-f]{64})&curve=(?P<curve>[0-9a-f]{64})"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinURL:
+    """A run's address and trust anchor."""
+
+    host: str
+    port: int
+    run: bytes
+    key: bytes
+    curve: bytes
+
+    @property
+    def address(self) -> str:
+        """The coordinator's endpoint, as the transport takes it."""
+        return f"tcp://{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        keys = f"run={self.run.hex()}&key={self.key.hex()}&curve={self.curve.hex()}"
+        return f"interlock://{self.host}:{self.port}/?{keys}"
+
+
+def parse_url(text: str) -> JoinURL:
+    """Read a join URL strictly.
+
+    Raises:
+        Misused: E613.
+
+    >>> url = JoinURL(host="example.org", port=7700, run=bytes(32), key=bytes(32), curve=bytes(32))
+    >>> parse_url(str(url)) == url
+    True
+    """
+    found = _URL.fullmatch(text)
+    if found is None or not 1 <= int(found["port"]) <= 65535:
+        raise Misused(
+            613,
+            "not a join URL",
+            expected="interlock://HOST:PORT/?run=...&key=...&curve=... with three values of 64 hex digits",
+            actual=repr(text[:60]),
+            todo="Copy the whole line that the coordinator wrote to its file 'url', and put it in quotes.",
+        )
+    return JoinURL(
+        host=found["host"],
+        port=int(found["port"]),
+        run=bytes.fromhex(found["run"]),
+        key=bytes.fromhex(found["key"]),
+        curve=bytes.fromhex(found["curve"]),
+    )
+
+
+def reachable(bound: str, advertise: str) -> tuple[str, int]:
+    """Host and port under which others reach a listening process.
+
+    Args:
+        bound: "tcp://host:port" as the transport reports it. advertise: "HOST" or "HOST:PORT", or empty.
+
+    Raises:
+        Misused: E714, it listens at every address and nobody said which one others use, or the form is wrong.
+    """
+    host, _, port = bound.removeprefix("tcp://").rpartition(":")
+    if advertise:
+        match = re.fullmatch(r"([A-Za-z0-9._-]{1,253})(?::([1-9][0-9]{0,4}))?", advertise)
+        if match is None:
+            raise Misused(714, "--advertise", expected="HOST or HOST:PORT", actual=repr(advertise[:60]))
+        return match[1], int(match[2] or port)
+    if host in ("0.0.0.0", "*"):  # noqa: S104  compared, not bound
+        raise Misused(
+            714,
+            f"listening at {bound} says nothing about where others reach this machine",
+            todo="Add --advertise HOST with a name or address that they can reach.",
+        )
+    return host, int(port)
+
+
+def endpoint(bind: str) -> str:
+    """The transport's form of "HOST:PORT"; port 0 means any free one.
+
+    Raises:
+        Misused: E714.
+
+    >>> endpoint("127.0.0.1:0")
+    'tcp://127.0.0.1:*'
+    """
+    match = re.fullmatch(r"(?:tcp://)?([A-Za-z0-9._-]{1,253}):([0-9]{1,5})", bind)
+    if match is None or int(match[2]) > 65535:
+        raise Misused(714, "--bind", expected="HOST:PORT", actual=repr(bind[:60]))
+    return f"tcp://{match[1]}:{match[2] if int(match[2]) else '*'}"
