@@ -96,6 +96,10 @@ class Frame(Message, frozen=True, array_like=True, kw_only=True):
     self_signed = True
 
 
+class Here(Message, frozen=True, array_like=True, kw_only=True):
+    """A node's connection to a relay is up; the relay answers with the same, and with what it kept for the node."""
+
+
 class Taken(Message, frozen=True, array_like=True, kw_only=True):
     """The receiver has read a frame: its sender may send one more (credit), the relay passes this on to it."""
 

@@ -131,6 +131,7 @@ class Coordinator:
         self._number, self._head = 0, GENESIS
         self._joins: dict[bytes, Join] = {}
         self._gates: set[bytes] = set()
+        self._nodes: set[bytes] = set()  # that have reached the relays
         # folded from rows
         self._base: Base | None = None
         self._members: Members = ()
@@ -206,6 +207,9 @@ class Coordinator:
             if isinstance(message, Declined):
                 return self._declined(source, message)
         if role == "node":
+            if isinstance(message, Ready):
+                self._nodes.add(source)
+                return self._advance()
             if isinstance(message, GetIndex):
                 return [Send(source, IndexIs(index=self._index))]
             if isinstance(message, GetChunk):
@@ -267,7 +271,7 @@ class Coordinator:
         if self._plan is not None:
             return self._propose() if not self._open else []
         manifest, need = self._manifest, self._manifest.committee.release
-        nodes, relays = self._of("node"), self._of("relay")
+        nodes, relays = self._nodes, self._of("relay")
         wanted = manifest.stages * manifest.replicas
         if len(nodes) < wanted or len(relays) < manifest.relays or len(self._gates) < need:
             here = f"{len(nodes)} of {wanted} nodes, {len(relays)} of {manifest.relays} relays"
@@ -310,7 +314,7 @@ class Coordinator:
             epoch_tick=self._epoch_tick,
             attempt=self._attempt,
             relays=relays,
-            candidates=tuple(sorted(self._of("node"))) if change == "start" else (),
+            candidates=tuple(sorted(self._nodes)) if change == "start" else (),
             members=() if change == "start" else self._members,
             exponents=tuple(self._exponents),
             lifts=tuple(self._lifts),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .boundary import Frame, Taken, frame_size
+from .boundary import Frame, Here, Taken, frame_size
 from .change import Offering, Offers, Preparing
 from .coordinator import ChunkIs, GetChunk, GetIndex, IndexIs
 from .corpus import CHUNK_BYTES
@@ -29,8 +29,8 @@ BY_COORDINATOR = (
 )
 BY_STRANGERS = Join  # all that the coordinator reads of somebody unknown
 BY_GATE = Welcome | Propose
-BY_RELAY = Welcome | Roster | Opening | Frame | Sealed | Taken
-BY_NODE = Welcome | Roster | Opening | IndexIs | ChunkIs | Offers | Close | Frame | Sealed | Taken
+BY_RELAY = Welcome | Roster | Opening | Here | Frame | Sealed | Taken
+BY_NODE = Welcome | Roster | Opening | IndexIs | ChunkIs | Offers | Close | Here | Frame | Sealed | Taken
 
 
 def limits(manifest: Manifest) -> Limits:

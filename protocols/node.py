@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from interlock.vault import Identity
 
-from .boundary import Frame, Pass, Passed, Taken
+from .boundary import Frame, Here, Pass, Passed, Taken
 from .change import Offers, Prepare, PreparedState, Rotated, Rotation
 from .changing import Changing
 from .coordinator import ChunkIs, GetChunk, GetIndex, IndexIs
@@ -22,7 +22,7 @@ from .errors import Failed, InterlockError, Refused
 from .manifest import Manifest
 from .members import Invitation, Join, Roster, Welcome, make_record, verify_join
 from .passing import Passing
-from .release import Opening, draw_members, order_key, tick_key, verify_opening
+from .release import Opening, Ready, draw_members, order_key, tick_key, verify_opening
 from .round import Close, Sealed, Step, Stepped, Sum, Summed, Trouble
 from .seat import Keys, Seat, Secrets
 
@@ -85,6 +85,7 @@ class Node:
         self._join = Join(record=make_record(identity, "node", operator), invitation=invitation)
         self._welcomed = False
         self._relays: set[bytes] = set()
+        self._reached: set[bytes] = set()  # relays whose connection is up
         self._opening: Opening | None = None
         self._seat: Seat | None = None
         self._keys: Keys | None = None
@@ -132,6 +133,10 @@ class Node:
                 return self._take_chunk(message, blobs)
             if isinstance(message, Close | Offers):
                 return self._in_tick(source, message, blobs)
+        elif source in self._relays and isinstance(message, Here):
+            self._reached.add(source)
+            reached_all = len(self._reached) == self._manifest.relays
+            return [Send(self._manifest.coordinator, Ready(tick=self._base))] if reached_all else []
         elif source in self._relays and isinstance(message, Frame | Sealed | Taken):
             return self._in_tick(source, message, blobs)
         raise Refused(210, f"a node reads no {type(message).__name__} of {source.hex()[:12]}")
@@ -189,6 +194,7 @@ class Node:
             )
             self._relays.add(record.identity)
             effects.append(Connect(record.identity, record.curve, record.address))
+            effects.append(Send(record.identity, Here()))
         return effects
 
     def _open(self, opening: Opening) -> Effects:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from interlock.vault import Identity
 
-from .boundary import Frame, Header, Taken, planned, verify_header
+from .boundary import Frame, Here, Taken, planned, verify_header
 from .effects import Admit, After, Announce, Blob, Effects, Event, Send, Stop
 from .errors import Refused
 from .manifest import Manifest
@@ -66,7 +66,7 @@ class Relay:
         self._members: Members = ()
         self._known: dict[bytes, str] = {}
         self._invitations: dict[bytes, bytes] = {}
-        self._kept: dict[bytes, tuple[Header, Blob]] = {}
+        self._kept: dict[bytes, tuple[tuple[bytes, ...], Frame | Sealed, tuple[Blob, ...]]] = {}
         self._kept_bytes = 0
         self._early: list[tuple[bytes, Frame | Sealed | Taken, tuple[Blob, ...]]] = []
 
@@ -92,6 +92,9 @@ class Relay:
                 return self._admit(message)
             if isinstance(message, Opening):
                 return self._open(message)
+        elif isinstance(message, Here):
+            again = [Send(source, kept, blobs) for to, kept, blobs in self._kept.values() if source in to]
+            return [Send(source, message), *again]
         elif isinstance(message, Frame | Sealed | Taken):
             return self._carry(source, message, blobs)
         raise Refused(210, f"a relay reads no {type(message).__name__} of {source.hex()[:12]}")
@@ -150,15 +153,24 @@ class Relay:
         if isinstance(message, Frame):
             return self._frame(source, message, blobs)
         if isinstance(message, Taken):
-            kept = self._kept.get(message.header)
-            if kept is None or kept[0].sender != message.sender:
+            kept = self._kept.get(message.header, (None, None, ()))[1]
+            if not isinstance(kept, Frame) or kept.header.sender != message.sender:
                 raise Refused(303, "a receipt for a frame that this relay did not carry")
             return [Send(message.sender, message)]
         verify_sealed(message, self._manifest.run)
         everyone = {who for stage in self._members for who in stage}
         if message.sender != source or len(blobs) != 1 or not {source, *message.to} <= everyone:
             raise Refused(305, f"sealed traffic of {source.hex()[:12]} is not among members of the tick")
+        self._keep(message.content, message.to, message, blobs)
         return [Send(to, message, blobs) for to in message.to]
+
+    def _keep(self, key: bytes, to: tuple[bytes, ...], message: Frame | Sealed, blobs: tuple[Blob, ...]) -> None:
+        if key in self._kept:
+            return
+        self._kept[key] = (to, message, blobs)
+        self._kept_bytes += blobs[0].size
+        while self._kept_bytes > self._kept_bytes_max:
+            self._kept_bytes -= self._kept.pop(next(iter(self._kept)))[2][0].size
 
     def _frame(self, source: bytes, message: Frame, blobs: tuple[Blob, ...]) -> Effects:
         assert self._opening is not None
@@ -167,14 +179,9 @@ class Relay:
             raise Refused(305, f"a frame of {source.hex()[:12]} signed by {header.sender.hex()[:12]}")
         (frame,) = blobs
         verify_header(header, frame.size, plan, self._manifest, self._members)
-        key = header.digest
-        if key not in self._kept:
-            self._kept[key] = (header, frame)
-            self._kept_bytes += frame.size
-            while self._kept_bytes > self._kept_bytes_max:
-                self._kept_bytes -= self._kept.pop(next(iter(self._kept)))[1].size
         unit = header.unit
         receiver = planned(plan, self._members, unit, unit.receiver_stage)
+        self._keep(header.digest, (receiver,), message, blobs)
         carried = Carried(
             tick=unit.tick,
             microbatch=unit.microbatch,

@@ -162,7 +162,7 @@ def lead(members: tuple[bytes, ...], epoch: int, tries: int) -> bytes:
 
 
 class Ready(Message, frozen=True, array_like=True, kw_only=True):
-    """A gate tells the coordinator that it can answer, and the newest tick it released."""
+    """A gate can answer (tick: the newest it released), or a node has reached the relays (tick: that made its base)."""
 
     tick: Count
 

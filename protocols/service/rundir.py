@@ -1,14 +1,14 @@
 """A run's directory.
 
-    DIR/manifest          canonical bytes; their hash is the run's id
-    DIR/manifest.json     the same for people
-    DIR/corpus            training text, then validation text; served by the coordinator
-    DIR/url               the join URL, while the coordinator listens
-    DIR/keys/NAME.key     identities made on this machine, mode 600
-    DIR/coordinator/, DIR/gate-NAME/, DIR/relay-N/, DIR/node-N/
-                          store.sqlite, events.jsonl and log.txt of one process each
-    DIR/report.json, DIR/loss.png, DIR/plain.json
-                          what came out
+DIR/manifest          canonical bytes; their hash is the run's id
+DIR/manifest.json     the same for people
+DIR/corpus            training text, then validation text; served by the coordinator
+DIR/url               the join URL, while the coordinator listens
+DIR/keys/NAME.key     identities made on this machine, mode 600
+DIR/coordinator/, DIR/gate-NAME/, DIR/relay-N/, DIR/node-N/
+                      store.sqlite, events.jsonl and log.txt of one process each
+DIR/report.json, DIR/loss.png, DIR/plain.json
+                      what came out
 """
 
 from __future__ import annotations

@@ -59,9 +59,7 @@ class SQLiteStore:
         statement = insert(_VALUES).values(key=key, value=value)
         try:
             with self._connection.begin():
-                self._connection.execute(
-                    statement.on_conflict_do_update(index_elements=["key"], set_={"value": value})
-                )
+                self._connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
         except DatabaseError as error:
             raise _broken(self._path, error) from None
 

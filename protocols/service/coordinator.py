@@ -1,0 +1,62 @@
+"""The coordinator's process: listens, serves the corpus, keeps the journal, and writes the join URL."""
+
+from __future__ import annotations
+
+from interlock.vault import Identity
+
+from .. import corpus, messages
+from ..coordinator import Coordinator
+from ..errors import Misused
+from ..net.zeromq import Door, ZeroMQTransport
+from .process import Process
+from .rundir import RunDir, write_whole
+from .url import JoinURL, endpoint, reachable
+
+
+def serve(run: RunDir, *, bind: str, advertise: str, patience_s: float) -> None:
+    """Coordinate the run of a directory until a signal comes.
+
+    Args:
+        bind: HOST:PORT, port 0 for any. advertise: what others are told instead, or empty.
+        patience_s: how long a tick may take before the run stops and names who is missing.
+
+    Raises:
+        InterlockError: E616, the key is not the manifest's; E701, E705, E714; or what stopped the run.
+    """
+    manifest = run.manifest()
+    identity = Identity.load(run.key("coordinator"))
+    if identity.public != manifest.coordinator:
+        raise Misused(
+            616,
+            f"{run.key('coordinator')} is not the key of this run's coordinator",
+            expected=manifest.coordinator.hex()[:16],
+            actual=identity.public.hex()[:16],
+        )
+    text, index = run.corpus(manifest)
+    role = Coordinator(
+        identity, manifest, index=index, chunk=lambda number: corpus.chunk(text, number), patience_s=patience_s
+    )
+    transport = ZeroMQTransport(
+        identity.curve_secret, bind=endpoint(bind), door=Door(), part_bytes=messages.limits(manifest).part_bytes
+    )
+
+    def begun() -> None:
+        host, port = reachable(transport.address, advertise)
+        url = JoinURL(host=host, port=port, run=manifest.run, key=identity.public, curve=identity.curve_public)
+        write_whole(run.url, f"{url}\n".encode())
+
+    async def main(process: Process) -> None:
+        try:
+            await process.drive(
+                role,
+                transport,
+                manifest,
+                identity=identity,
+                kinds=messages.BY_COORDINATOR,
+                door_kinds=messages.BY_STRANGERS,
+                begun=begun,
+            )
+        finally:
+            run.url.unlink(missing_ok=True)
+
+    Process(run.folder("coordinator")).run(main)

@@ -1,0 +1,231 @@
+"""One process of a run: join, drive a role until it stops or a signal comes, and leave cleanly.
+
+A process asks to join over the transport that its role then uses, so whatever the coordinator sends right after its
+`Welcome` waits there and nothing is lost between the two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from interlock.vault import Identity
+
+from .. import messages
+from ..canonical import decode
+from ..effects import Role, Stop
+from ..errors import InterlockError, Misused, Refused
+from ..manifest import Manifest, read_manifest
+from ..members import Invitation, Join, Welcome
+from ..net.runner import Runner, ThreadWorker
+from ..net.transport import QUEUE_BYTES, NotSent
+from ..net.zeromq import ZeroMQTransport
+from ..wire import Limits, pack, unpack
+from .events import EventFile, log_to
+from .rundir import save_manifest
+from .store import SQLiteStore
+from .url import JoinURL
+
+PART_BYTES_MAX = QUEUE_BYTES  # what is received before the manifest says how large messages of the run may be
+ASK_S = 1.0
+_log = logging.getLogger("interlock")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guest:
+    """What a process that joins by URL is given.
+
+    folder: for its store, events and log. wait_s: how long to ask an unanswering coordinator.
+    """
+
+    url: JoinURL
+    identity: Identity
+    operator: str
+    folder: Path
+    wait_s: float = 60.0
+
+
+class Process:
+    """Runs `main` on an event loop; SIGTERM and SIGINT end it cleanly, a second one at once.
+
+    Args:
+        folder: made if missing; gets `log.txt`, `events.jsonl` and `store.sqlite`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._task: asyncio.Task[None] | None = None
+        self._leave: Callable[[], None] | None = None
+        self._signals = 0
+        log_to(folder)
+
+    def run(self, main: Callable[[Process], Coroutine[Any, Any, None]]) -> None:
+        """Run to the end.
+
+        Raises:
+            InterlockError: what stopped it.
+        """
+        _log.info("started, process %d", os.getpid())
+        try:
+            asyncio.run(self._main(main))
+        except InterlockError as error:
+            _log.error("error: %s", error)
+            if isinstance(error.__cause__, Exception):
+                _log.error("cause", exc_info=error.__cause__)
+            raise
+        _log.info("ended")
+
+    async def _main(self, main: Callable[[Process], Coroutine[Any, Any, None]]) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+        self._task = loop.create_task(main(self))
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.result()
+
+    def _signalled(self) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            os._exit(1)
+        if self._leave is not None:
+            self._leave()
+        elif self._task is not None:
+            self._task.cancel()
+
+    async def drive(
+        self,
+        role: Role,
+        transport: ZeroMQTransport,
+        manifest: Manifest,
+        *,
+        identity: Identity,
+        kinds: Any,
+        door_kinds: Any = None,
+        compute: Callable[[Any], Any] = lambda job: None,
+        begun: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Drive a role until it stops. `begun` is called once the transport listens.
+
+        Raises:
+            InterlockError: the error it stopped with.
+        """
+        await transport.start()
+        begun()
+        store, observe = SQLiteStore(self.folder / "store.sqlite"), EventFile(self.folder)
+        runner = Runner(
+            role,
+            transport,
+            run=manifest.run,
+            signer=identity,
+            kinds=kinds,
+            door_kinds=door_kinds,
+            limits=messages.limits(manifest),
+            store=store,
+            worker=ThreadWorker(compute),
+            draw=os.urandom,
+            observe=observe,
+            clock=time.time,
+        )
+        self._leave = lambda: runner.perform(lambda: [*role.on_timer("leave"), Stop()])
+        try:
+            await runner.run()
+        finally:
+            _log.info("refused, by number: %s", dict(runner.refused))
+            store.close()
+            observe.close()
+
+
+async def join(transport: ZeroMQTransport, guest: Guest, request: Join) -> Manifest:
+    """Ask the coordinator to let this process in; its answer is the manifest, which is kept in the folder.
+
+    Raises:
+        Misused: E704, no answer: a coordinator does not talk to whom it does not let in, so that it cannot say why.
+        Refused: E204, the manifest is another run's.
+    """
+    url, loop = guest.url, asyncio.get_running_loop()
+    await transport.start()
+    transport.connect(url.key, url.curve, url.address)
+    end = loop.time() + guest.wait_s
+    while (now := loop.time()) < end:
+        sequence = time.time_ns() // 1000
+        try:
+            transport.send(url.key, pack(request, (), run=url.run, sender=guest.identity, to=url.key, sequence=sequence))
+        except NotSent as error:
+            _log.info("asking again: %s", error)
+        welcome = await _welcome(transport, guest, min(now + ASK_S, end))
+        if welcome is not None:
+            manifest = read_manifest(welcome.manifest, run=url.run)
+            if manifest.coordinator != url.key:
+                raise Refused(204, "the manifest names another coordinator than the URL")
+            save_manifest(guest.folder, manifest)
+            return manifest
+    raise Misused(
+        704,
+        f"no answer from the coordinator at {url.host}:{url.port} in {guest.wait_s:.0f} s",
+        todo="Is it running and reachable? Is the URL complete and of this run? Is the invitation of this run, for "
+        "this role, and used by no other key? A coordinator does not answer whom it does not let in; its log says why.",
+    )
+
+
+async def _welcome(transport: ZeroMQTransport, guest: Guest, until: float) -> Welcome | None:
+    """Read until a welcome comes; whatever comes before it is not for us yet."""
+    loop = asyncio.get_running_loop()
+    while (left := until - loop.time()) > 0:
+        try:
+            arrival = await asyncio.wait_for(transport.receive(), left)
+            received = unpack(
+                arrival.parts,
+                kinds=Welcome,
+                run=guest.url.run,
+                me=guest.identity.public,
+                peer=arrival.peer,
+                limits=Limits(),
+            )
+        except TimeoutError:
+            return None
+        except Refused as error:
+            _log.info("before the welcome: %s", error)
+            continue
+        assert isinstance(received.message, Welcome)
+        return received.message
+    return None
+
+
+def read_invitation(path: Path, *, run: bytes, role: str) -> Invitation:
+    """Read an invitation file and check what can be checked before joining.
+
+    Raises:
+        Misused: E615, missing or no invitation. Refused: E204, of another run; E209, for another role.
+    """
+    try:
+        data = bytes.fromhex(path.read_text().strip())
+        invitation: Invitation = decode(data, Invitation, whose=f"invitation {path}")
+    except OSError as error:
+        raise Misused(
+            615,
+            f"the invitation {path} cannot be read: {error.strerror}",
+            todo="Ask a keyholder for one: interlock keyholder invite",
+        ) from None
+    except (ValueError, Refused):
+        raise Misused(615, f"{path} is not an invitation", todo="Ask a keyholder for it again.") from None
+    if invitation.run != run:
+        raise Refused(
+            204,
+            f"the invitation {path} is for another run",
+            expected=run.hex()[:16],
+            actual=invitation.run.hex()[:16],
+            todo="Ask a keyholder of this run for one.",
+        )
+    if invitation.role != role:
+        raise Refused(209, f"the invitation {path}", expected=f"for a {role}", actual=f"for a {invitation.role}")
+    return invitation
+

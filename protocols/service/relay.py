@@ -1,0 +1,37 @@
+"""A relay as a process: listens for members, and tells the run where."""
+
+from __future__ import annotations
+
+from .. import messages
+from ..members import Invitation, Join, make_record
+from ..net.zeromq import ZeroMQTransport
+from ..relay import Relay
+from .process import PART_BYTES_MAX, Guest, Process, join
+from .url import endpoint, reachable
+
+
+def serve(guest: Guest, *, bind: str, advertise: str, invitation: Invitation | None) -> None:
+    """Carry frames until a signal comes.
+
+    Args:
+        bind: HOST:PORT, port 0 for any. advertise: what members are told instead, or empty.
+
+    Raises:
+        InterlockError: E701, E704, E714; or what stopped this process.
+    """
+    identity, operator = guest.identity, guest.operator
+    transport = ZeroMQTransport(identity.curve_secret, bind=endpoint(bind), part_bytes=PART_BYTES_MAX)
+
+    async def main(process: Process) -> None:
+        try:
+            await transport.start()
+            host, port = reachable(transport.address, advertise)
+            address = f"tcp://{host}:{port}"
+            request = Join(record=make_record(identity, "relay", operator, address), invitation=invitation)
+            manifest = await join(transport, guest, request)
+            role = Relay(identity, manifest, operator=operator, address=address, invitation=invitation)
+            await process.drive(role, transport, manifest, identity=identity, kinds=messages.BY_RELAY)
+        finally:
+            await transport.close()
+
+    Process(guest.folder).run(main)
