@@ -32,14 +32,14 @@ class BoxKey:
         self._private = Secret(drawn)
         self.public = crypto_scalarmult_base(drawn)
 
-    def open(self, sealed: bytes) -> Secret:
+    def open(self, sealed: bytes | memoryview) -> Secret:
         """Open what `seal_to` sealed to `public`.
 
         Raises:
             NotOpened: not for this key, or changed. Erased: the tick is over.
         """
         try:
-            return Secret(crypto_box_seal_open(sealed, self.public, self._private.reveal()))
+            return Secret(crypto_box_seal_open(bytes(sealed), self.public, self._private.reveal()))
         except (CryptoError, TypeError):
             raise NotOpened("a sealed secret does not open with this tick's box key") from None
 
@@ -52,8 +52,15 @@ class BoxKey:
 
 
 def seal_to(public: bytes, secret: Secret) -> bytes:
-    """Seal to a box key (libsodium sealed box: anonymous, 48 bytes longer)."""
-    return crypto_box_seal(secret.reveal(), public)
+    """Seal to a box key (libsodium sealed box: anonymous, 48 bytes longer).
+
+    Raises:
+        NotOpened: `public` is no usable X25519 key; it comes from a peer.
+    """
+    try:
+        return crypto_box_seal(secret.reveal(), public)
+    except (CryptoError, ValueError, TypeError, RuntimeError):
+        raise NotOpened("a box key is not a usable X25519 key") from None
 
 
 def seal(key: Secret, plaintext: bytes, *, context: bytes) -> bytes:

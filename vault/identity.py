@@ -72,6 +72,8 @@ class Identity:
                 f"{path} exists and a key is never overwritten",
                 todo="Name another file, or remove it yourself.",
             ) from None
+        except OSError as error:
+            raise KeyFileRefused(f"{path} cannot be written: {error.strerror}") from None
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
             file.flush()
@@ -85,20 +87,22 @@ class Identity:
             KeyFileRefused: missing, malformed, or readable by anyone but its owner.
         """
         try:
-            mode = path.stat().st_mode
-            if mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise KeyFileRefused(
-                    f"{path} is open to others: expected mode 600, got {stat.S_IMODE(mode):o}",
-                    todo=f"Type: chmod 600 {path}   (and make a new key if others may have read it)",
-                )
-            lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+            with path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                mode, owner = stat.S_IMODE(status.st_mode), status.st_uid
+                if mode & (stat.S_IRWXG | stat.S_IRWXO) or owner not in (os.geteuid(), 0):
+                    raise KeyFileRefused(
+                        f"{path} is open to others: expected mode 600 and our own file, got {mode:o} of user {owner}",
+                        todo=f"Type: chmod 600 {path}   (and make a new key if others may have read it)",
+                    )
+                text = file.read(4096).decode()
         except OSError as error:
             raise KeyFileRefused(
-                f"{path} cannot be read: {error.strerror}",
-                todo="Make one with: interlock keyholder init FILE",
+                f"{path} cannot be read: {error.strerror}", todo="Make one with: interlock keyholder init FILE"
             ) from None
         except UnicodeDecodeError:
             raise KeyFileRefused(f"{path} is not an interlock key file") from None
+        lines = [line for line in text.splitlines() if line and not line.startswith("#")]
         try:
             if len(lines) != 2 or lines[0] != _HEADER or len(seed := bytes.fromhex(lines[1])) != 32:
                 raise ValueError

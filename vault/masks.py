@@ -27,7 +27,8 @@ class Ratchet:
     """A secret that steps with the tick number and never back.
 
     Args:
-        secret: 32 fresh random bytes that the lead dealt in tick `tick`.
+        secret: 32 fresh random bytes that the lead dealt in tick `tick`; the ratchet owns it and erases it when it
+            steps.
         tick: the change that dealt it.
     """
 
@@ -85,7 +86,7 @@ class GroupKey:
 
     def seal_key(self, purpose: str, sender: bytes, tick: int) -> Secret:
         """Key under which `sender` seals group traffic of one purpose in one tick."""
-        return Secret(prf(self._key, purpose, sender, tick.to_bytes(8, "big")))
+        return Secret(prf(self._key, f"seal/{purpose}", sender, tick.to_bytes(8, "big")))
 
     def erase(self) -> None:
         """Forget the key."""
@@ -123,7 +124,7 @@ class PairKey:
 
     def seal_key(self, purpose: str, sender: bytes, tick: int) -> Secret:
         """Key under which `sender` seals traffic across the boundary."""
-        return Secret(prf(self._key, purpose, sender, tick.to_bytes(8, "big")))
+        return Secret(prf(self._key, f"seal/{purpose}", sender, tick.to_bytes(8, "big")))
 
     def erase(self) -> None:
         """Forget the key."""

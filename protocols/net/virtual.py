@@ -14,6 +14,9 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, TypeVar, TypeVarTuple
 
+# asyncio calls a timer due within a nanosecond, which a float can no longer add to a time beyond 2**23 seconds.
+SECONDS_MAX = 8e6
+
 T = TypeVar("T")
 A = TypeVarTuple("A")
 
@@ -30,7 +33,7 @@ class _Jump(selectors.SelectSelector):
     """A selector that adds the time it should wait to the clock."""
 
     now = 0.0
-    seconds_max = float("inf")
+    seconds_max = SECONDS_MAX
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
@@ -58,7 +61,7 @@ class _Timer(asyncio.TimerHandle):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """The loop. It never polls a descriptor: threads, sockets and processes do not work on it."""
 
-    def __init__(self, seconds_max: float = float("inf")) -> None:
+    def __init__(self, seconds_max: float = SECONDS_MAX) -> None:
         self._jump = _Jump()
         self._timers_made = 0
         super().__init__(self._jump)
@@ -81,12 +84,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return timer
 
 
-def run(main: Coroutine[Any, Any, T], *, seconds_max: float = float("inf")) -> T:
+def run(main: Coroutine[Any, Any, T], *, seconds_max: float = SECONDS_MAX) -> T:
     """Run a coroutine to its end in virtual time.
 
     Raises:
         Deadlock: it can never end.
-        Overrun: it takes more than `seconds_max` virtual seconds.
+        Overrun: it takes more than `seconds_max` virtual seconds, at most 8 million (93 days).
     """
+    assert seconds_max <= SECONDS_MAX
     with asyncio.Runner(loop_factory=lambda: VirtualLoop(seconds_max)) as runner:
         return runner.run(main)

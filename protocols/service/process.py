@@ -158,7 +158,9 @@ async def join(transport: ZeroMQTransport, guest: Guest, request: Join) -> Manif
     while (now := loop.time()) < end:
         sequence = time.time_ns() // 1000
         try:
-            transport.send(url.key, pack(request, (), run=url.run, sender=guest.identity, to=url.key, sequence=sequence))
+            transport.send(
+                url.key, pack(request, (), run=url.run, sender=guest.identity, to=url.key, sequence=sequence)
+            )
         except NotSent as error:
             _log.info("asking again: %s", error)
         welcome = await _welcome(transport, guest, min(now + ASK_S, end))
@@ -228,4 +230,3 @@ def read_invitation(path: Path, *, run: bytes, role: str) -> Invitation:
     if invitation.role != role:
         raise Refused(209, f"the invitation {path}", expected=f"for a {role}", actual=f"for a {invitation.role}")
     return invitation
-

@@ -106,7 +106,7 @@ def test_a_key_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None
     path = tmp_path / "me.key"
     ME.save(path)
     path.chmod(mode)
-    with pytest.raises(KeyFileRefused, match=f"expected mode 600, got {mode:o}") as caught:
+    with pytest.raises(KeyFileRefused, match=f"expected mode 600 and our own file, got {mode:o}") as caught:
         Identity.load(path)
     assert "chmod 600" in caught.value.todo
 

@@ -1,0 +1,197 @@
+"""Found a run: keys, corpus, manifest. And invite to it."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from interlock.vault import Identity
+
+from .. import corpus
+from ..canonical import encode
+from ..errors import Misused, Refused
+from ..manifest import Committee, Keyholder, Manifest, Model, Training, read_manifest
+from ..members import Invitation, make_invitation
+from ..messages import limits
+from . import files, rundir
+from .process import PART_BYTES_MAX
+from .rundir import RunDir, write_whole
+
+LOCAL_KEYHOLDERS = ("ada", "bela", "cleo", "dora", "emil", "fela", "gita")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")  # it names folders and files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What a person chooses about a run; everything else follows. Sizes as in the manifest."""
+
+    name: str = "run"
+    stages: int = 3
+    replicas: int = 2
+    relays: int = 2
+    keyholders: tuple[Keyholder, ...] = ()
+    local: int = 0  # so many keyholders whose keys are made here
+    release: int = 2
+    halt: int = 2
+    resume: int = 3
+    lying: int = 0
+    width: int = 128
+    heads: int = 4
+    layers_per_stage: int = 2
+    hidden: int = 512
+    mlp: Literal["relu2", "swiglu"] = "relu2"
+    context: int = 128
+    rounds: int = 120
+    epoch_rounds: int = 20
+    microbatches: int = 4
+    rows: int = 8
+    rate: float = 0.02
+    warmup: int = 5
+    decay: int = 40
+    evaluate_every: int = 0
+    validation_bytes: int = 100_000
+    frame_width: Literal[16, 24, 32] = 24
+    frame_fraction: int = 12
+    gradient_exponent: int | None = None
+    admission: Literal["invited", "open"] = "invited"
+    data: tuple[Path, ...] = field(default=())
+
+
+def found(path: Path, choices: Choices) -> tuple[RunDir, Manifest, int]:
+    """Make a run's directory; also tell how many files were passed over because they are not text.
+
+    Raises:
+        Misused: E60x the corpus, E61x the manifest, E706 the directory. Nothing is left behind then.
+    """
+    keys = {"coordinator": Identity.generate()}
+    keyholders = list(choices.keyholders)
+    for name in LOCAL_KEYHOLDERS[: choices.local]:
+        keys[f"keyholder-{name}"] = identity = Identity.generate()
+        keyholders.append(Keyholder(name=name, key=identity.public))
+    if choices.local:
+        members = [f"node-{n}" for n in range(choices.stages * choices.replicas)]
+        members += [f"relay-{n}" for n in range(choices.relays)]
+        keys |= {name: Identity.generate() for name in members}
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise _taken(path)
+    collected = files.collect(choices.data) if choices.data else files.standard_library()
+    text = corpus.split(collected.documents, validation_bytes=choices.validation_bytes)
+    manifest = _manifest(choices, keys["coordinator"].public, tuple(keyholders), text)
+    run = rundir.create(path)
+    rundir.fill(run, manifest, text, keys)
+    return run, manifest, collected.skipped
+
+
+def _taken(path: Path) -> Misused:
+    return Misused(706, f"{path} exists and is not empty", todo="Name another directory, or remove it yourself.")
+
+
+def _manifest(choices: Choices, coordinator: bytes, keyholders: tuple[Keyholder, ...], text: corpus.Corpus) -> Manifest:
+    if not keyholders:
+        raise Misused(
+            610,
+            "a run needs keyholders",
+            todo="Name them with --keyholder NAME=PUBLICKEY, or try things out with --local.",
+        )
+    tokens = choices.microbatches * choices.rows * choices.context
+    exponent = choices.gradient_exponent
+    if exponent is None:
+        # Gradients are of the mean over the round's tokens, so a single token's are about 1 / tokens.
+        exponent = -math.ceil(math.log2(max(1, tokens))) - 4
+    made = Manifest(
+        version=1,
+        name=choices.name,
+        nonce=os.urandom(16),
+        coordinator=coordinator,
+        committee=Committee(
+            keyholders=keyholders,
+            release=choices.release,
+            halt=choices.halt,
+            resume=choices.resume,
+            lying=choices.lying,
+        ),
+        model=Model(
+            width=choices.width,
+            heads=choices.heads,
+            layers_per_stage=choices.layers_per_stage,
+            hidden=choices.hidden,
+            mlp=choices.mlp,
+            context=choices.context,
+        ),
+        stages=choices.stages,
+        replicas=choices.replicas,
+        relays=choices.relays,
+        data=corpus.describe(corpus.index(text)),
+        training=Training(
+            rounds=choices.rounds,
+            epoch_rounds=choices.epoch_rounds,
+            microbatches=choices.microbatches,
+            rows=choices.rows,
+            rate=choices.rate,
+            warmup=choices.warmup,
+            decay=choices.decay,
+            evaluate_every=choices.evaluate_every,
+        ),
+        admission=choices.admission,
+        release="automatic",
+        frame_width=choices.frame_width,
+        frame_fraction=choices.frame_fraction,
+        gradient_exponent=exponent,
+    )
+    try:
+        manifest = read_manifest(encode(made))  # constructors check no bounds, decoding does
+    except Refused as error:
+        raise Misused(611, f"impossible sizes: {error.what}") from None
+    if (size := limits(manifest).part_bytes) > PART_BYTES_MAX:
+        raise Misused(
+            611,
+            "a stage's gradient sum is too large for one message",
+            expected=f"at most {PART_BYTES_MAX} bytes",
+            actual=size,
+            todo="Use more stages with fewer layers each.",
+        )
+    return manifest
+
+
+def parse_keyholder(text: str) -> Keyholder:
+    """Read NAME=PUBLICKEY.
+
+    Raises:
+        Misused: E614.
+    """
+    name, _, key = text.partition("=")
+    if not _NAME.fullmatch(name) or not re.fullmatch(r"[0-9a-f]{64}", key):
+        raise Misused(
+            614,
+            "--keyholder",
+            expected="NAME=PUBLICKEY (letters, digits, '._-'; 64 hex digits)",
+            actual=repr(text[:80]),
+            todo="'interlock keyholder init FILE' prints the public key.",
+        )
+    return Keyholder(name=name, key=bytes.fromhex(key))
+
+
+def invite(keyholder: Identity, *, run: bytes, role: Literal["node", "relay"], label: str) -> Invitation:
+    """A fresh invitation, signed.
+
+    Raises:
+        Misused: E615, the label cannot name anybody.
+    """
+    if not 1 <= len(label) <= 80:
+        raise Misused(615, "--label", expected="1 to 80 characters", actual=len(label))
+    return make_invitation(keyholder, run=run, role=role, label=label, nonce=os.urandom(16))
+
+
+def write_invitation(path: Path, invitation: Invitation) -> None:
+    """Write an invitation: its canonical bytes in hex. Whoever reads it first can use it, once."""
+    write_whole(path, encode(invitation).hex().encode() + b"\n", mode=0o600)
+
+
+def keyholder_names(committee: Committee, run: RunDir) -> Sequence[str]:
+    """Keyholders whose keys are in the run's directory."""
+    return [k.name for k in committee.keyholders if run.key(f"keyholder-{k.name}").is_file()]

@@ -1,0 +1,148 @@
+"""What a journal says: rounds, losses, epochs, evaluations, members. Folded from its rows, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ..journal import Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided
+from ..manifest import Manifest
+from ..members import Join
+from ..release import Opening, Plan, draw_members
+from ..round import Loss, Members
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """One round: its tick, its number (from 1), tokens so far, and the mean loss in nats a byte before its step."""
+
+    tick: int
+    round: int
+    epoch: int
+    tokens: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """One evaluation: its tick, rounds and tokens trained before it, bytes predicted, mean loss in nats a byte."""
+
+    tick: int
+    round: int
+    tokens: int
+    bytes: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Void:
+    """A tick that moved nothing, and why."""
+
+    tick: int
+    number: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Progress:
+    """State of a run as its journal tells it.
+
+    moved: ticks that made a new state, in order. row_of: for every tick its planned, opened and last row's number.
+    """
+
+    manifest: Manifest
+    joins: dict[bytes, Join] = field(default_factory=dict)
+    plan: Plan | None = None
+    opening: Opening | None = None
+    is_open: bool = False
+    members: Members = ()
+    round: int = 0
+    epoch: int = 0
+    tokens: int = 0
+    rows: int = 0
+    openings: dict[int, Opening] = field(default_factory=dict)
+    row_of: dict[int, list[int]] = field(default_factory=dict)
+    moved: list[int] = field(default_factory=list)
+    rounds: list[Trained] = field(default_factory=list)
+    evaluations: list[Evaluated] = field(default_factory=list)
+    turns: list[int] = field(default_factory=list)  # rounds after which the bases turned
+    voids: list[Void] = field(default_factory=list)
+    _losses: list[Loss] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all rounds are taken and the model was evaluated after the last."""
+        last = self.manifest.training.rounds
+        return self.round >= last and bool(self.evaluations) and self.evaluations[-1].round == last
+
+    def of(self, role: str) -> list[Join]:
+        """Who joined in a role, in that order."""
+        return [join for join in self.joins.values() if join.record.role == role]
+
+    def follow(self, rows: Iterable[Row]) -> list[object]:
+        """Take in rows; give what a reader would want to hear of: `Trained`, `Evaluated`, `Void`, `Changed`, `Joined`."""
+        news: list[object] = []
+        for row in rows:
+            self.rows = row.number + 1
+            found = self._fold(row)
+            if found is not None:
+                news.append(found)
+        return news
+
+    def _fold(self, row: Row) -> object | None:
+        body = row.body
+        if isinstance(body, Joined):
+            self.joins[body.join.record.identity] = body.join
+            return body
+        if isinstance(body, Planned):
+            self.plan, self.is_open, self._losses = body.plan, False, []
+            self.row_of[body.plan.tick] = [row.number]
+            return None
+        plan = self.plan
+        assert plan is not None, "the gates let no other row come before a plan"
+        self.row_of[plan.tick].append(row.number)
+        if isinstance(body, Opened):
+            self.opening, self.is_open = Opening(plan=plan, releases=body.releases), True
+            self.openings[plan.tick] = self.opening
+        elif isinstance(body, Closed):
+            self._losses = [loss for commitment in body.commitments for loss in commitment.losses]
+        elif isinstance(body, Committed):
+            self.moved.append(plan.tick)
+            if plan.kind == "train":
+                self.round = body.round
+                tokens = sum(loss.tokens for loss in self._losses)
+                self.tokens += tokens
+                loss = mean_loss(self._losses)
+                self.rounds.append(Trained(plan.tick, body.round, plan.epoch, self.tokens, loss))
+                return self._end(self.rounds[-1])
+            return self._end(None)
+        elif isinstance(body, Changed):
+            self.moved.append(plan.tick)
+            self.members, self.epoch = body.members, plan.epoch
+            if plan.change == "turn":
+                self.turns.append(self.round)
+            return self._end(body)
+        elif isinstance(body, Measured):
+            losses = [loss for measurement in body.measurements for loss in measurement.losses]
+            size = sum(loss.tokens for loss in losses)
+            self.evaluations.append(Evaluated(plan.tick, self.round, self.tokens, size, mean_loss(losses)))
+            return self._end(self.evaluations[-1])
+        elif isinstance(body, Voided):
+            self.voids.append(Void(body.tick, body.number, body.reason))
+            return self._end(self.voids[-1])
+        return None
+
+    def _end(self, news: object | None) -> object | None:
+        self.is_open = False
+        return news
+
+    def members_of(self, tick: int) -> Members:
+        """Who held each stage in a tick that opened."""
+        return draw_members(self.openings[tick], self.manifest)
+
+
+def mean_loss(losses: Iterable[Loss]) -> float:
+    """Mean nats a byte; micro-batches are added in their order, so that every reader gets the same number."""
+    ordered = sorted(losses, key=lambda loss: loss.microbatch)
+    tokens = sum(loss.tokens for loss in ordered)
+    return sum(loss.nats for loss in ordered) / tokens if tokens else float("nan")
