@@ -80,7 +80,7 @@ class Progress:
         return [join for join in self.joins.values() if join.record.role == role]
 
     def follow(self, rows: Iterable[Row]) -> list[object]:
-        """Take in rows; give what a reader would want to hear of: `Trained`, `Evaluated`, `Void`, `Changed`, `Joined`."""
+        """Take in rows; give what is worth telling: `Trained`, `Evaluated`, `Void`, `Changed`, `Joined`."""
         news: list[object] = []
         for row in rows:
             self.rows = row.number + 1

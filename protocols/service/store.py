@@ -52,7 +52,7 @@ class SQLiteStore:
     def load(self) -> dict[str, bytes]:
         """All values, by key."""
         with self._connection.begin():
-            return {key: value for key, value in self._connection.execute(select(_VALUES))}
+            return {row.key: row.value for row in self._connection.execute(select(_VALUES))}
 
     def put(self, key: str, value: bytes) -> None:
         """Replace one value. It is durable when this returns."""

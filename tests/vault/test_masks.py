@@ -110,11 +110,11 @@ def test_derived_values_are_the_prf_under_their_own_names(key: bytes, a: bytes, 
     at = tick.to_bytes(8, "big")
     assert group.tau(a, b, c) == keyed(key, b"tau", a, b, c)[:16]
     assert group.salt(a, tick, "state") == keyed(key, b"salt", a, at, b"state")
-    assert group.seal_key("sum", a, tick).reveal() == keyed(key, b"sum", a, at)
+    assert group.seal_key("sum", a, tick).reveal() == keyed(key, b"seal/sum", a, at)
     assert pair.mask_key(a, b) == keyed(key, b"frame", a, b)
     assert pair.check(a, b) == keyed(key, b"check", a, b)[:16]
     assert pair.turn(a) == keyed(key, b"turn", a)
-    assert pair.seal_key("bridge", a, tick).reveal() == keyed(key, b"bridge", a, at)
+    assert pair.seal_key("bridge", a, tick).reveal() == keyed(key, b"seal/bridge", a, at)
 
 
 @given(st.tuples(FIELDS, FIELDS, FIELDS), st.tuples(FIELDS, FIELDS, FIELDS))

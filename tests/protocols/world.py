@@ -1,0 +1,175 @@
+"""Roles driven by hand: one queue, no network and no time. All that is sent is recorded and may be changed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from interlock.protocols import corpus
+from interlock.protocols.canonical import Message, decode
+from interlock.protocols.coordinator import Coordinator, RunEnded
+from interlock.protocols.effects import After, Announce, Blob, Draw, Effects, Event, Send, Stop, Store, Work
+from interlock.protocols.errors import InterlockError, Refused
+from interlock.protocols.gate import Gate
+from interlock.protocols.journal import Row
+from interlock.protocols.manifest import Manifest
+from interlock.protocols.members import make_invitation
+from interlock.protocols.node import Node
+from interlock.protocols.relay import Relay
+from interlock.protocols.service.engine import Engine
+from tests.runs import Draws, identity, text
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One message on its way, by the names of sender and receiver."""
+
+    source: str
+    to: str
+    message: Message
+    blobs: tuple[Blob, ...] = ()
+
+
+@dataclass
+class World:
+    """A whole run; `change` says what arrives of each message, `before_job` sees each job before its engine does."""
+
+    manifest: Manifest
+    change: Callable[[Sent], list[Sent]] = lambda sent: [sent]
+    before_job: Callable[[str, Engine, Any], None] = lambda name, engine, job: None
+    disclose: Path | None = None
+    roles: dict[str, Any] = field(default_factory=dict)
+    engines: dict[str, Engine] = field(default_factory=dict)
+    stores: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    sent: list[Sent] = field(default_factory=list)
+    events: list[tuple[str, Event]] = field(default_factory=list)
+    jobs: list[tuple[str, Any, Any]] = field(default_factory=list)
+    refused: list[tuple[str, Refused]] = field(default_factory=list)
+    stopped: dict[str, Exception | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        made, whole = self.manifest, text()
+        self._names: dict[bytes, str] = {}
+        self._draws: dict[str, Draws] = {}
+        self._timers: dict[str, set[str]] = {}
+        self._queue: deque[tuple[str, Callable[[], Effects]]] = deque()
+
+        def invited(name: str, role: Any) -> Any:
+            return make_invitation(identity("ada"), run=made.run, role=role, label=name, nonce=Draws(name + "i")(16))
+
+        index = corpus.index(whole)
+        self._add(
+            "coordinator",
+            Coordinator(identity("coordinator"), made, index=index, chunk=lambda n: corpus.chunk(whole, n)),
+        )
+        for keyholder in made.committee.keyholders:
+            self._add(keyholder.name, Gate(identity(keyholder.name), made, operator=keyholder.name))
+        for name in [f"relay{i}" for i in range(made.relays)]:
+            relay = Relay(
+                identity(name), made, operator=name, address=f"sim://{name}", invitation=invited(name, "relay")
+            )
+            self._add(name, relay)
+        for name in [f"node{i}" for i in range(made.stages * made.replicas)]:
+            path = None if self.disclose is None else self.disclose / name
+            self.engines[name] = Engine(made, disclose=path)
+            self._add(name, Node(identity(name), made, operator=name, invitation=invited(name, "node")))
+
+    def _add(self, name: str, role: Any) -> None:
+        self.roles[name], self.stores[name] = role, {}
+        self._names[identity(name).public], self._draws[name] = name, Draws(name)
+        self._timers[name] = set()
+        self._queue.append((name, lambda: role.restore({})))  # type: ignore[no-any-return]
+
+    def run(self, *, until: Callable[[World], bool] = lambda world: False) -> World:
+        """Go on until all rounds are taken, some role stops, or `until` says so."""
+        idle = 0
+        while idle < 10 and not self.stopped and not until(self):
+            if self.events and isinstance(self.events[-1][1], RunEnded):
+                break
+            idle = 0 if self._queue else idle + 1
+            if not self._queue:
+                self._ring()
+            name, call = self._queue.popleft()
+            self._step(name, call)
+        return self
+
+    def _ring(self) -> None:
+        """Nothing else moves: every timer rings, but those that give up."""
+        for name, timers in self._timers.items():
+            for timer in sorted(t for t in timers if not t.startswith("patience")):
+                timers.discard(timer)
+                role = self.roles[name]
+                self._queue.append((name, lambda role=role, timer=timer: role.on_timer(timer)))  # type: ignore[misc]
+
+    def _step(self, name: str, call: Callable[[], Effects]) -> None:
+        role = self.roles[name]
+        try:
+            effects = call()
+        except Refused as refused:
+            self.refused.append((name, refused))
+            return
+        for effect in effects:
+            match effect:
+                case Send(to, message, blobs):
+                    sent = Sent(name, self._names[to], message, blobs)
+                    self.sent.append(sent)
+                    for arriving in self.change(sent):
+                        self.deliver(arriving)
+                case Announce(event):
+                    self.events.append((name, event))
+                case Store(key, value):
+                    self.stores[name][key] = value
+                case Draw(what, size):
+                    drawn = self._draws[name](size)
+                    self._queue.append((name, lambda w=what, d=drawn: role.on_drawn(w, d)))  # type: ignore[misc]
+                case Work(job):
+                    result = self._work(name, job)
+                    self._queue.append((name, lambda j=job, r=result: role.on_done(j, r)))  # type: ignore[misc]
+                case After(_, timer):
+                    self._timers[name].add(timer)
+                case Stop(error):
+                    self.stopped[name] = error
+
+    def deliver(self, sent: Sent) -> None:
+        """Put a message into the queue."""
+        role, source = self.roles[sent.to], identity(sent.source).public
+        self._queue.append((sent.to, lambda: role.on_message(source, sent.message, sent.blobs)))
+
+    def _work(self, name: str, job: Any) -> Any:
+        engine = self.engines[name]
+        self.before_job(name, engine, job)
+        try:
+            result = engine(job)
+        except InterlockError as error:
+            result = error
+        self.jobs.append((name, job, result))
+        return result
+
+    def rows(self) -> list[Row]:
+        """The coordinator's journal."""
+        return rows_of(self.stores["coordinator"])
+
+    def all_sent(self, kind: type[Any]) -> list[Sent]:
+        """All messages of a kind."""
+        return [sent for sent in self.sent if isinstance(sent.message, kind)]
+
+    def seen(self, kind: type[Event]) -> list[Any]:
+        """All events of a kind."""
+        return [event for _, event in self.events if isinstance(event, kind)]
+
+
+def rows_of(stored: dict[str, bytes]) -> list[Row]:
+    """The rows in a coordinator's store."""
+    return [decode(value, Row) for key, value in sorted(stored.items()) if key.startswith("row ")]
+
+
+def number_of(call: Callable[[], object]) -> int:
+    """The number by which a call is refused; 0 if it is not."""
+    try:
+        call()
+    except InterlockError as error:
+        return error.number
+    return 0
