@@ -23,7 +23,7 @@ from .manifest import Manifest
 from .members import Invitation, Join, Roster, Welcome, make_record, verify_join
 from .passing import Passing
 from .release import Opening, Ready, draw_members, order_key, tick_key, verify_opening
-from .round import Close, Sealed, Step, Stepped, Sum, Summed, Trouble
+from .round import Close, Sealed, Step, Stepped, Sum, Summed, Trouble, verify_sealed
 from .seat import Keys, Seat, Secrets
 
 HELLO_S = 1.0
@@ -288,6 +288,9 @@ class Node:
             if isinstance(message, Sealed):
                 if len(blobs) != 1:
                     raise Refused(305, "sealed traffic needs exactly one blob", actual=len(blobs))
+                verify_sealed(message, self._manifest.run)  # end to end: relays are not believed
+                if self._identity.public not in message.to:
+                    raise Refused(305, f"sealed traffic of {message.sender.hex()[:12]} is for others")
                 effects += part.sealed(message, blobs[0])
             elif isinstance(part, Passing) and isinstance(message, Frame):
                 effects += part.frame(message, blobs)

@@ -16,7 +16,9 @@ app.add_typer(keyholder, name="keyholder")
 
 
 @keyholder.command()
-def init(file: Annotated[Path, typer.Argument(help="Key file to make; never overwritten.")], json: Json = False) -> None:
+def init(
+    file: Annotated[Path, typer.Argument(help="Key file to make; never overwritten.")], json: Json = False
+) -> None:
     """Make a key and print its public part, which the founder of a run takes as --keyholder NAME=PUBLICKEY.
 
     The file is the whole key: keep it on the machine of your gate, and a copy offline.

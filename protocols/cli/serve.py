@@ -35,7 +35,8 @@ Bind = Annotated[str, typer.Option(help="HOST:PORT to listen at; port 0 is any f
 Advertise = Annotated[str, typer.Option(help="HOST or HOST:PORT at which others reach it, where that differs.")]
 
 
-def _settle(threads: int, memory: float | None, parent: int | None) -> None:
+def settle(threads: int, memory: float | None, parent: int | None) -> None:
+    """Set this process's limits, before anything heavy is imported."""
     machine.set_threads(threads)
     machine.forbid_core_dumps()
     if parent is not None:
@@ -84,7 +85,7 @@ def coordinator(
     parent: Parent = None,
 ) -> None:
     """Coordinate a run: plans, journal, corpus. Sees no weight, no activation and no secret."""
-    _settle(threads, memory, parent)
+    settle(threads, memory, parent)
     from ..service import coordinator
     from ..service.rundir import RunDir
 
@@ -104,7 +105,7 @@ def gate(
     parent: Parent = None,
 ) -> None:
     """Release ticks as one keyholder. Opens one outbound connection; nothing moves without a quorum of gates."""
-    _settle(threads, memory, parent)
+    settle(threads, memory, parent)
     from ..service import gate
 
     gate.serve(_guest(folder, url, url_file, key, operator, wait))
@@ -126,7 +127,7 @@ def relay(
     parent: Parent = None,
 ) -> None:
     """Carry masked frames between nodes. Holds nothing secret; must be reachable by every node."""
-    _settle(threads, memory, parent)
+    settle(threads, memory, parent)
     from ..service import relay
 
     guest = _guest(folder, url, url_file, key, operator, wait)
@@ -152,7 +153,7 @@ def node(
     parent: Parent = None,
 ) -> None:
     """Compute one replica of a stage. Opens outbound connections only; weights stay in memory."""
-    _settle(threads, memory, parent)
+    settle(threads, memory, parent)
     from ..service import node
 
     if disclose_seed is not None:

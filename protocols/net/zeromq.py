@@ -3,8 +3,8 @@
 Every socket speaks CURVE, so a client knows it talks to the server's key and a server knows each client's. ZAP
 admits clients by that key (an unknown one is told nothing and tries again, so it may connect before it is
 admitted); ROUTER hands on the key beside each message, and that key, never a routing id that the client could
-choose, says who sent it. A client sends an empty probe whenever its connection comes up: from then on the server
-can send to it, by the routing id of the newest probe or message of its key.
+choose, says who sent it. A client sends an empty message whenever its connection comes up: from then on the server
+can send to it, by the routing id of its key's newest message.
 
 Sockets are read and written on the asyncio loop directly, without `zmq.asyncio`, whose futures cost more for each
 message than the rest of the way. A received part stays in libzmq's memory; passing it on passes a reference.
@@ -16,6 +16,7 @@ back), 64 messages a peer inside libzmq each way, `part_bytes` for each part, `D
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import re
 from collections import OrderedDict, deque
@@ -28,6 +29,7 @@ import zmq.backend
 from nacl.bindings import crypto_scalarmult_base
 from zmq.auth.asyncio import AsyncioAuthenticator
 from zmq.utils import z85
+from zmq.utils.monitor import parse_monitor_message
 
 from interlock.vault import Secret
 
@@ -96,7 +98,7 @@ class _Line:
         self._blocked: set[bytes] = set()  # libzmq has enough for them for now
         self._loop = asyncio.get_running_loop()
         self._descriptor = int(socket.get(zmq.FD))
-        self._scheduled, self.closed = False, False
+        self._scheduled, self.closed, self.connected = False, False, False
         self._retry: asyncio.TimerHandle | None = None
         self._loop.add_reader(self._descriptor, self._pump)
         self.schedule()
@@ -110,7 +112,7 @@ class _Line:
         box.queue.append((size_bytes, [_sendable(part) for part in parts]))
         box.size_bytes = queued
         self.boxes[to] = box
-        if to not in self._blocked:
+        if self.connected and to not in self._blocked:
             self._write(to, box)
             if self._readable():
                 self.schedule()
@@ -148,8 +150,9 @@ class _Line:
     def _try_again(self) -> None:
         self._retry = None
         self._blocked.clear()
-        for to, box in list(self.boxes.items()):
-            self._write(to, box)
+        if self.connected:
+            for to, box in list(self.boxes.items()):
+                self._write(to, box)
         self.schedule()
 
     def _readable(self) -> bool:
@@ -186,14 +189,38 @@ class _Line:
 
 
 class _Client(_Line):
-    """The DEALER to one server. The server's key proves every message."""
+    """The DEALER to one server, whose key proves every message.
+
+    libzmq tells by its monitor when the connection is up, encrypted and admitted. Only then is anything written.
+    (ZMQ_IMMEDIATE and ZMQ_PROBE_ROUTER would do both, but drop what has arrived when a connection ends.)
+    """
 
     def __init__(self, socket: zmq.Socket[bytes], transport: ZeroMQTransport, identity: bytes, curve: bytes) -> None:
         self.identity, self.curve = identity, curve
         super().__init__(socket, transport)
+        self._monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        self._loop.add_reader(self._monitor, self._watch)
+        self._loop.call_soon(self._watch)
 
     def arrived(self, frames: list[zmq.Frame]) -> None:
         self.transport.put(Arrival(self.identity, self.curve, [frame.buffer for frame in frames]))
+
+    def close(self, linger_ms: int) -> None:
+        if not self.closed:
+            self._loop.remove_reader(self._monitor)
+            self.socket.disable_monitor()
+            super().close(linger_ms)
+
+    def _watch(self) -> None:
+        if self.closed:
+            return
+        while self._monitor.get(zmq.EVENTS) & zmq.POLLIN:
+            event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))["event"]
+            self.connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            if self.connected:
+                with contextlib.suppress(zmq.Again):  # full: then the messages in it say who we are
+                    self.socket.send(b"", zmq.NOBLOCK)
+                self._try_again()
 
 
 class _Server(_Line):
@@ -208,6 +235,7 @@ class _Server(_Line):
         self.routes: dict[str, tuple[bytes, bytes]] = {}  # routing id, CURVE key in 32 bytes
         self._tokens, self._filled = 0.0, float("-inf")
         super().__init__(socket, transport)
+        self.connected = True  # to each peer that has a route
 
     def callback(self, domain: str, key: bytes) -> bool:
         """ZAP's question: may this key connect?"""
@@ -245,7 +273,7 @@ class _Server(_Line):
         if known is None or known[0] != route:
             known = self.routes[name] = (route, z85.decode(name))
         if len(parts) == 1 and len(parts[0]) == 0:
-            return  # the probe of a fresh connection
+            return  # a fresh connection says whose it is
         if identity is None and not self._takes(sum(len(part) for part in parts)):
             return
         self.transport.put(Arrival(identity, known[1], [part.buffer for part in parts]))
@@ -379,8 +407,6 @@ class ZeroMQTransport:
             old.close(0)
         socket = self._socket(zmq.DEALER)
         socket.curve_serverkey = z85.encode(curve)
-        socket.set(zmq.IMMEDIATE, 1)  # queue here until the connection is up, and probe again after each loss
-        socket.set(zmq.PROBE_ROUTER, 1)
         socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
         socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         try:

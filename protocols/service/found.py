@@ -46,13 +46,13 @@ class Choices:
     hidden: int = 512
     mlp: Literal["relu2", "swiglu"] = "relu2"
     context: int = 128
-    rounds: int = 120
-    epoch_rounds: int = 40
+    rounds: int = 80
+    epoch_rounds: int = 20
     microbatches: int = 4
     rows: int = 4
-    rate: float = 0.03
+    rate: float = 0.04
     warmup: int = 0
-    decay: int = 60
+    decay: int = 40
     evaluate_every: int = 0
     validation_bytes: int = 200_000
     frame_width: Literal[16, 24, 32] = 24

@@ -14,11 +14,12 @@ from interlock.protocols.coordinator import Coordinator, RunEnded
 from interlock.protocols.effects import After, Announce, Blob, Draw, Effects, Event, Send, Stop, Store, Work
 from interlock.protocols.errors import InterlockError, Refused
 from interlock.protocols.gate import Gate
-from interlock.protocols.journal import Row
+from interlock.protocols.journal import Opened, Planned, Row
 from interlock.protocols.manifest import Manifest
 from interlock.protocols.members import make_invitation
 from interlock.protocols.node import Node
 from interlock.protocols.relay import Relay
+from interlock.protocols.release import Opening
 from interlock.protocols.service.engine import Engine
 from tests.runs import Draws, identity, text
 
@@ -173,3 +174,10 @@ def number_of(call: Callable[[], object]) -> int:
     except InterlockError as error:
         return error.number
     return 0
+
+
+def openings_of(rows: list[Row]) -> dict[int, Opening]:
+    """Every opening in a journal, by its tick."""
+    plans = {row.body.plan.digest: row.body.plan for row in rows if isinstance(row.body, Planned)}
+    opened = [row.body for row in rows if isinstance(row.body, Opened)]
+    return {body.tick: Opening(plan=plans[body.plan], releases=body.releases) for body in opened}

@@ -1,0 +1,108 @@
+"""How `up` and `demo` show a run: a live table on a terminal, lines elsewhere, or JSON lines."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table as RichTable
+
+from ..journal import Changed, Joined
+from ..service.local import Local
+from ..service.progress import Evaluated, Trained, Void
+from ..service.report import speed
+from .app import say, say_json
+
+EVERY = 10  # rounds between lines where there is no terminal
+_RECENT = 10  # rounds that the speed is measured over
+
+
+class JsonLines:
+    """Prints what is new as JSON lines."""
+
+    def __init__(self, local: Local) -> None:
+        self._local = local
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        pass
+
+    def __call__(self, news: list[object]) -> None:
+        """Print each piece of news."""
+        for item in news:
+            if isinstance(item, Trained):
+                rate = speed(self._local.progress, self._local.times, _RECENT)
+                fields = {"round": item.round, "epoch": item.epoch, "tokens": item.tokens, "loss": item.loss}
+                say_json({"event": "round", "tick": item.tick, **fields, "tokens_per_second": rate})
+            elif isinstance(item, Evaluated):
+                say_json({"event": "evaluation", "tick": item.tick, "round": item.round, "val_loss": item.loss})
+            elif isinstance(item, Void):
+                say_json({"event": "void", "tick": item.tick, "number": item.number, "reason": item.reason})
+            elif isinstance(item, Changed):
+                say_json({"event": "change", "tick": item.tick})
+            elif isinstance(item, Joined):
+                record = item.join.record
+                say_json({"event": "joined", "role": record.role, "operator": record.operator})
+
+
+class Table:
+    """Keeps a table up to date on a terminal; prints a line now and then elsewhere."""
+
+    def __init__(self, local: Local) -> None:
+        self._local = local
+        self._console = Console()
+        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, news: list[object]) -> None:
+        """Show the run as it is now."""
+        if self._live is not None:
+            self._live.update(self._table(), refresh=True)
+            return
+        for item in news:
+            if isinstance(item, Trained) and (item.round % EVERY == 0 or item.round == 1):
+                rate = speed(self._local.progress, self._local.times, _RECENT)
+                say(f"round {item.round:4d}  epoch {item.epoch:2d}  loss {item.loss:.4f}  {rate:,.0f} bytes/s")
+            elif isinstance(item, Evaluated):
+                say(f"round {item.round:4d}  validation {item.loss:.4f} nats a byte over {item.bytes:,} bytes")
+            elif isinstance(item, Void):
+                say(f"tick {item.tick} is void: E{item.number} {item.reason}")
+            elif isinstance(item, Changed):
+                say(f"tick {item.tick}: every stage prepared its change")
+
+    def _table(self) -> RichTable:
+        local, progress = self._local, self._local.progress
+        manifest, plan = local.manifest, progress.plan
+        table = RichTable(box=None, show_header=False, title=f"run '{manifest.name}' {manifest.run.hex()[:16]}")
+        if plan is not None:
+            table.add_row("tick", f"{plan.tick} ({plan.change or plan.kind})")
+        table.add_row("round", f"{progress.round} of {manifest.training.rounds}, epoch {progress.epoch}")
+        if progress.rounds:
+            table.add_row("training loss", f"{progress.rounds[-1].loss:.4f} nats a byte")
+            table.add_row("speed", f"{speed(progress, local.times, _RECENT):,.0f} bytes/s")
+        for found in progress.evaluations:
+            table.add_row("validation", f"{found.loss:.4f} nats a byte after round {found.round}")
+        name = {identity: join.record.operator for identity, join in progress.joins.items()}
+        for stage, group in enumerate(progress.members):
+            table.add_row(f"stage {stage}", ", ".join(name[who] for who in group))
+        for role in ("gate", "relay", *(() if progress.members else ("node",))):
+            table.add_row(f"{role}s", ", ".join(join.record.operator for join in progress.of(role)) or "none yet")
+        for void in progress.voids[-3:]:
+            table.add_row("void", f"tick {void.tick}: E{void.number} {void.reason}")
+        if local.waiting:
+            table.add_row("waiting", local.waiting)
+        return table

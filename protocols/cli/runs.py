@@ -1,0 +1,320 @@
+"""`interlock new`, `up`, `status`, `plain` and `demo`: a run from its directory."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import Failed, Misused
+from ..service import machine
+from .app import Json, app, note, say, say_json
+from .serve import Parent, settle
+
+if TYPE_CHECKING:
+    from ..service.found import Choices
+    from ..service.rundir import RunDir
+
+Directory = Annotated[Path, typer.Argument(help="The run's directory.")]
+DEMO = Path("runs/demo")
+
+
+@app.command()
+def new(
+    directory: Annotated[Path, typer.Argument(help="Directory to make; empty or not there yet.")],
+    keyholder: Annotated[list[str] | None, typer.Option(help="NAME=PUBLICKEY of a keyholder; repeat.")] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Make all keys here, the keyholders' too. For trying things out.")
+    ] = False,
+    keyholders: Annotated[int, typer.Option(help="With --local: how many keyholders.", min=1, max=7)] = 3,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Text files or folders; repeat. Default: the source text of Python's standard library."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="What people call the run.")] = "run",
+    stages: Annotated[int, typer.Option(help="Stages that the model is cut into.")] = 3,
+    replicas: Annotated[int, typer.Option(help="Nodes at each stage.")] = 2,
+    relays: Annotated[int, typer.Option(help="Relays in use.")] = 2,
+    release: Annotated[int, typer.Option(help="k_e: gates that every tick needs.")] = 2,
+    halt: Annotated[int, typer.Option(help="k_h: keyholders that stop the run by an order.")] = 2,
+    resume: Annotated[int, typer.Option(help="k_r: keyholders that a resume needs.")] = 3,
+    lying: Annotated[int, typer.Option(help="f: gates that may lie; 2 k_e > n + f.")] = 0,
+    width: Annotated[int, typer.Option(help="Width of the residual stream.")] = 128,
+    heads: Annotated[int, typer.Option(help="Attention heads.")] = 4,
+    layers_per_stage: Annotated[int, typer.Option(help="Layers in each stage.")] = 2,
+    hidden: Annotated[int, typer.Option(help="Inner width of the MLPs.")] = 512,
+    mlp: Annotated[str, typer.Option(help="relu2 or swiglu.")] = "relu2",
+    context: Annotated[int, typer.Option(help="Bytes in a window.")] = 128,
+    rounds: Annotated[int, typer.Option(help="Optimizer steps.")] = 120,
+    epoch_rounds: Annotated[int, typer.Option(help="Rounds between turns of the bases.")] = 20,
+    microbatches: Annotated[int, typer.Option(help="Micro-batches in a round.")] = 4,
+    rows: Annotated[int, typer.Option(help="Windows in a micro-batch.")] = 8,
+    rate: Annotated[float, typer.Option(help="Learning rate.")] = 0.02,
+    warmup: Annotated[int, typer.Option(help="Rounds over which the rate rises.")] = 5,
+    decay: Annotated[int, typer.Option(help="Last rounds over which it falls to zero.")] = 40,
+    evaluate_every: Annotated[
+        int, typer.Option(help="Rounds between evaluations; 0: only before the first and after the last.")
+    ] = 0,
+    validation_bytes: Annotated[int, typer.Option(help="Text to hold out, in whole files.", min=1)] = 100_000,
+    frame_width: Annotated[int, typer.Option(help="Bits of a masked number: 16, 24 or 32.")] = 24,
+    frame_fraction: Annotated[int, typer.Option(help="Of these, bits after the point.")] = 12,
+    gradient_exponent: Annotated[
+        int | None,
+        typer.Option(help="Exponent of gradient frames in the first round. Default: -ceil(log2 tokens) - 4."),
+    ] = None,
+    open_admission: Annotated[
+        bool, typer.Option("--open", help="Let anyone join without an invitation. Binds only the honest.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Found a run: corpus, manifest and the coordinator's key in a new directory.
+
+    The manifest's hash is the run's id: nothing in it can change afterwards.
+    """
+    from ..service.found import Choices, parse_keyholder
+
+    if local and keyholder:
+        raise Misused(614, "--local makes the keyholders' keys itself", todo="Leave out --keyholder, or --local.")
+    if mlp not in ("relu2", "swiglu"):
+        raise Misused(611, "--mlp", expected="relu2 or swiglu", actual=repr(mlp[:20]))
+    if frame_width not in (16, 24, 32):
+        raise Misused(611, "--frame-width", expected="16, 24 or 32", actual=frame_width)
+    choices = Choices(
+        name=name,
+        stages=stages,
+        replicas=replicas,
+        relays=relays,
+        keyholders=tuple(parse_keyholder(text) for text in keyholder or ()),
+        local=keyholders if local else 0,
+        release=release,
+        halt=halt,
+        resume=resume,
+        lying=lying,
+        width=width,
+        heads=heads,
+        layers_per_stage=layers_per_stage,
+        hidden=hidden,
+        mlp="relu2" if mlp == "relu2" else "swiglu",
+        context=context,
+        rounds=rounds,
+        epoch_rounds=epoch_rounds,
+        microbatches=microbatches,
+        rows=rows,
+        rate=rate,
+        warmup=warmup,
+        decay=decay,
+        evaluate_every=evaluate_every,
+        validation_bytes=validation_bytes,
+        frame_width=16 if frame_width == 16 else 24 if frame_width == 24 else 32,
+        frame_fraction=frame_fraction,
+        gradient_exponent=gradient_exponent,
+        admission="open" if open_admission else "invited",
+        data=tuple(data or ()),
+    )
+    _found(directory, choices, json=json)
+
+
+def _found(directory: Path, choices: Choices, *, json: bool) -> RunDir:
+    from ..manifest import readable
+    from ..service.found import found
+
+    run, manifest, skipped = found(directory, choices)
+    if choices.local:
+        note("warning: this machine holds all keys, the keyholders' too: good for trying things out, no protection.")
+    if manifest.admission == "open":
+        note("warning: anyone may join; that an operator holds one stage only then binds only the honest.")
+    if json:
+        say_json({"directory": str(directory), "run": manifest.run.hex(), "manifest": readable(manifest)})
+        return run
+    say(f"run '{manifest.name}' in {directory}, id {manifest.run.hex()}")
+    weights = sum(t.rows * t.columns for s in range(manifest.stages) for t in manifest.shape(s).tensors())
+    say(f"  {weights:,} weights in {manifest.stages} stages of {manifest.replicas} nodes, {manifest.relays} relays")
+    left_out = f"; {skipped} files are not text and were left out" if skipped else ""
+    say(f"  {manifest.data.train_bytes:,} bytes to train on, {manifest.data.validation_bytes:,} held out{left_out}")
+    training = manifest.training
+    say(f"  {training.rounds} rounds of {manifest.tokens_per_round:,} bytes, bases turn every {training.epoch_rounds}")
+    for line in manifest.committee.meaning():
+        say(f"  {line}")
+    return run
+
+
+@app.command()
+def up(
+    directory: Directory,
+    json: Json = False,
+    threads: Annotated[int, typer.Option(help="Threads of each process.")] = 1,
+) -> None:
+    """Run all processes of a run that was made with --local, here, to its end.
+
+    Ctrl-C stops them cleanly, a second one at once. A stopped run cannot go on: weights are in memory only.
+    """
+    machine.set_threads(threads)
+    from ..service.rundir import RunDir
+
+    run, start = RunDir(directory), time.monotonic()
+    _follow(run, json=json, disclose=False, threads=threads)
+    _finish(run, start, json=json, report=None)
+
+
+@app.command()
+def status(directory: Directory, json: Json = False) -> None:
+    """Say where a run stands, from its coordinator's journal; works while it runs."""
+    from ..service.rundir import RunDir
+    from ..service.status import lines, snapshot
+
+    run = RunDir(directory)
+    if json:
+        say_json(snapshot(run))
+    else:
+        for line in lines(snapshot(run), run.manifest()):
+            say(line)
+
+
+@app.command()
+def plain(
+    directory: Directory,
+    json: Json = False,
+    threads: Annotated[int, typer.Option(help="Threads of this process.")] = 1,
+    parent: Parent = None,
+) -> None:
+    """Train a run's model again in one plain process, to compare. Only for runs whose nodes disclosed their seeds."""
+    settle(threads, None, parent)
+    from ..service import plain
+    from ..service.rundir import RunDir
+
+    found = plain.train(RunDir(directory), (lambda round: None) if json else (lambda round: _count(round)))
+    if json:
+        say_json(found)
+    else:
+        say(f"validation {found['val_losses'][-1]:.4f} nats a byte, {found['tokens_per_second']:,.0f} bytes a second")
+
+
+def _count(round: int) -> None:
+    if round % 20 == 0:
+        note(f"plain round {round}")
+
+
+@app.command()
+def demo(
+    calm: Annotated[
+        bool,
+        typer.Option("--calm", help="Disturb nothing during the run. (This version disturbs nothing either way.)"),
+    ] = False,
+    no_plain: Annotated[bool, typer.Option("--no-plain", help="Leave out the plain run to compare with.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Also write the report to this file.")] = None,
+    directory: Annotated[Path, typer.Option("--dir", help="Run directory; an earlier demo in it is replaced.")] = DEMO,
+    rounds: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 120,
+    verify: Annotated[
+        Path | None, typer.Option(help="Train nothing: recompute this directory's report from its journals.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Train a small model on this machine: every process of a run, then one plain process to compare.
+
+    Ends with report.json and loss.png in the run's directory, and status 1 if a bar does not hold.
+    """
+    if verify is not None:
+        _verify(verify, json=json)
+        return
+    start = time.monotonic()
+    machine.set_threads(1)
+    from ..service.found import Choices
+
+    tell = note if json else say
+    if no_plain:
+        tell("demo: one machine holds all keys, so nothing is protected from it.")
+    else:
+        tell("demo: this process alone will know all stages' seeds, because it trains a plain copy to compare.")
+    _clear(directory)
+    run = _found(directory, Choices(name="demo", local=3, rounds=rounds, decay=min(40, rounds // 3)), json=json)
+    _follow(run, json=json, disclose=not no_plain, threads=1)
+    if not no_plain:
+        tell("training the same model in one plain process ...")
+        _compare(run)
+    _finish(run, start, json=json, report=report)
+
+
+def _clear(directory: Path) -> None:
+    """Remove an earlier demo, and only that."""
+    from ..service.rundir import RunDir
+
+    if not directory.exists() or not any(directory.iterdir()):
+        return
+    if RunDir(directory).manifest().name != "demo":
+        raise Misused(706, f"{directory} holds another run than a demo", todo="Name another --dir.")
+    shutil.rmtree(directory)
+
+
+def _compare(run: RunDir) -> None:
+    from ..service.local import run_child
+
+    run_child(["plain", str(run.path), "--json", "--threads", "2"], run.path / "plain.txt")
+
+
+def _follow(run: RunDir, *, json: bool, disclose: bool, threads: int) -> None:
+    from ..service.local import Local, follow
+    from .display import JsonLines, Table
+
+    local = Local(run, disclose=disclose, threads=threads)
+    with JsonLines(local) if json else Table(local) as display:
+        ended = follow(local, display)
+    if not ended:
+        note(f"stopped after round {local.progress.round} of {local.manifest.training.rounds}")
+        raise typer.Exit(130)
+
+
+def _finish(run: RunDir, start: float, *, json: bool, report: Path | None) -> None:
+    from ..service import picture
+    from ..service.report import measure
+    from ..service.rundir import write_whole
+
+    picture.draw(run)
+    found = measure(run)
+    found["wall_seconds"] = time.monotonic() - start
+    data = jsonlib.dumps(found, indent=2).encode() + b"\n"
+    write_whole(run.report, data)
+    if report is not None and report.resolve() != run.report.resolve():
+        report.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(report, data)
+    if json:
+        say_json(found)
+    else:
+        _show(found)
+        say(f"report: {run.report}   picture: {run.picture}")
+    failed = [bar["name"] for bar in found["bars"] if not bar["holds"]]
+    if failed:
+        raise Failed(712, f"bars that do not hold: {', '.join(failed)}", todo=f"See {run.report}.")
+
+
+def _show(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False)
+    for name, value in found.items():
+        if isinstance(value, int | float):
+            table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:,.6g}")
+    for bar in found["bars"]:
+        verdict = "holds" if bar["holds"] else "[red]does not hold[/red]"
+        table.add_row(f"bar: {bar['name']}", f"{bar['value']:.3g} <= {bar['limit']:g}  {verdict}")
+    Console().print(table)
+
+
+def _verify(directory: Path, *, json: bool) -> None:
+    from ..service.rundir import RunDir
+    from ..service.verify import contradictions
+
+    found = contradictions(RunDir(directory))
+    if json:
+        say_json({"directory": str(directory), "contradictions": found})
+    else:
+        for line in found:
+            say(line)
+    if found:
+        raise Failed(713, f"{len(found)} contradictions in {directory}")
+    if not json:
+        say(f"{directory}: journal, events and report agree")

@@ -1,0 +1,241 @@
+"""All processes of a run on this machine, as children of this one.
+
+No child outlives this process: each asks the system to be ended with its parent. A child that ends on its own ends
+the run, with its name and the last lines of its log.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from interlock.vault import Identity
+
+from ..errors import Failed, Misused
+from ..manifest import Manifest
+from . import found
+from .events import EventTail, log_end
+from .progress import Progress
+from .rundir import RunDir
+from .store import JournalFile
+
+POLL_S = 0.2
+BEGIN_S = 60.0  # for the coordinator to listen
+LEAVE_S = 15.0  # for everyone to leave before they are killed
+# glibc gives large buffers back to the system at once and asks for them again: a fifth of a small stage's time.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
+
+
+class Local:
+    """A run under way on this machine.
+
+    Args:
+        disclose: let every node write its stage's seed to its folder, for the plain comparison.
+
+    Raises:
+        Misused: E705, no run directory; E710, this run began before; E711, its keys are elsewhere.
+    """
+
+    def __init__(self, run: RunDir, *, disclose: bool = False, threads: int = 1) -> None:
+        self.run, self.manifest = run, run.manifest()
+        self.progress = Progress(self.manifest)
+        self.times: dict[int, float] = {}  # row number -> unix seconds
+        self.waiting = "for the coordinator"
+        self._disclose, self._threads = disclose, threads
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._journal: JournalFile | None = None
+        self._tail = EventTail(run.folder("coordinator"))
+        if run.journal.exists():
+            raise Misused(
+                710,
+                f"the run in {run.path} has begun before",
+                todo="Nodes keep weights in memory only, so that it cannot go on: found another with interlock new.",
+            )
+        self._keyholders = _keyholders(run, self.manifest)
+
+    def start(self) -> None:
+        """Start every process.
+
+        Raises:
+            Failed: E708, one ended at once.
+        """
+        run, manifest = self.run, self.manifest
+        run.url.unlink(missing_ok=True)
+        self._spawn("coordinator", ["coordinator", str(run.path)])
+        end = time.monotonic() + BEGIN_S
+        while not run.url.exists():
+            self.check()
+            if time.monotonic() > end:
+                raise Failed(708, f"the coordinator did not listen within {BEGIN_S:.0f} s")
+            time.sleep(POLL_S / 4)
+        for name in self._keyholders:
+            self._join(f"gate-{name}", "gate", run.key(f"keyholder-{name}"), [], operator=name)
+        inviter = Identity.load(run.key(f"keyholder-{self._keyholders[0]}"))
+        for number in range(manifest.relays):
+            self._invited(f"relay-{number}", "relay", inviter, [])
+        for number in range(manifest.stages * manifest.replicas):
+            name = f"node-{number}"
+            disclose = ["--disclose-seed", str(run.disclosed(name))] if self._disclose else []
+            self._invited(name, "node", inviter, disclose)
+
+    def check(self) -> None:
+        """See that everyone is still there.
+
+        Raises:
+            Failed: E708, naming who ended, with the last lines of its log.
+        """
+        for name, child in self._children.items():
+            if child.poll() is not None:
+                said = "\n".join(f"  | {line}" for line in log_end(self.run.folder(name)))
+                raise Failed(
+                    708,
+                    f"{name} ended with status {child.returncode}; the end of its log:\n{said}",
+                    todo=f"Its whole log is {self.run.folder(name) / 'log.txt'}; everything else was stopped.",
+                )
+
+    def news(self) -> list[object]:
+        """What the journal has since the last call (`Progress.follow`)."""
+        if self._journal is None:
+            if not self.run.journal.exists():
+                return []
+            self._journal = JournalFile(self.run.journal)
+        for event in self._tail.news():
+            if event["event"] == "Wrote":
+                self.times[event["number"]] = event["time"]
+                self.waiting = ""
+            elif event["event"] == "Waiting":
+                self.waiting = event["what"]
+        return self.progress.follow(self._journal.news())
+
+    def stop(self) -> None:
+        """Ask everyone to leave, nodes first; kill whoever has not after a while."""
+        for child in reversed(self._children.values()):
+            if child.poll() is None:
+                child.terminate()
+        end = time.monotonic() + LEAVE_S
+        for child in self._children.values():
+            try:
+                child.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+    def kill(self) -> None:
+        """End everyone at once."""
+        for child in self._children.values():
+            if child.poll() is None:
+                child.kill()
+
+    def _invited(self, name: str, role: Literal["node", "relay"], inviter: Identity, more: list[str]) -> None:
+        folder = self.run.folder(name)
+        folder.mkdir(exist_ok=True)
+        file = folder / "invitation"
+        found.write_invitation(file, found.invite(inviter, run=self.manifest.run, role=role, label=name))
+        self._join(name, role, self.run.key(name), ["--invitation", str(file), *more], operator=name)
+
+    def _join(self, name: str, role: str, key: os.PathLike[str], more: list[str], *, operator: str) -> None:
+        arguments = [role, str(self.run.folder(name)), "--key", str(key), "--operator", operator]
+        self._spawn(name, [*arguments, "--url-file", str(self.run.url), *more])
+
+    def _spawn(self, name: str, arguments: list[str]) -> None:
+        folder = self.run.folder(name)
+        folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "interlock.protocols.cli", "serve", *arguments]
+        command += ["--threads", str(self._threads), "--parent", str(os.getpid())]
+        with (folder / "log.txt").open("ab") as log:
+            # A session of its own: the terminal's Ctrl-C reaches this process only, which then stops the others.
+            self._children[name] = subprocess.Popen(  # noqa: S603  our own command
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, **KEEP_MEMORY},
+            )
+
+
+def follow(local: Local, told: Callable[[list[object]], None]) -> bool:
+    """Start a run and follow it to its end; whatever happens, every process is stopped.
+
+    Args:
+        told: called a few times a second with what is new.
+
+    Returns:
+        Whether the run took all its rounds; False after a signal.
+
+    Raises:
+        Failed: E708.
+    """
+    with _signals(local) as interrupted:
+        try:
+            local.start()
+            while not interrupted():
+                told(local.news())
+                if local.progress.ended:
+                    return True
+                local.check()
+                time.sleep(POLL_S)
+            return False
+        finally:
+            local.stop()
+
+
+@contextmanager
+def _signals(local: Local) -> Iterator[Callable[[], bool]]:
+    """The first SIGINT or SIGTERM asks to leave, the second kills."""
+    count = 0
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            local.kill()
+            os._exit(128 + number)
+
+    old = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: count > 0
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _keyholders(run: RunDir, manifest: Manifest) -> list[str]:
+    names = list(found.keyholder_names(manifest.committee, run))
+    if len(names) < manifest.committee.release or not run.key("node-0").is_file():
+        raise Misused(
+            711,
+            f"{run.path} does not hold the keys of all its processes",
+            todo="'interlock up' is for runs made with --local; start the others with interlock serve.",
+        )
+    return names
+
+
+def run_child(arguments: list[str], log: Path) -> None:
+    """Run one `interlock` command to its end as a child that ends with this process.
+
+    Raises:
+        Failed: E708, it failed; with the last lines that it wrote.
+    """
+    command = [sys.executable, "-m", "interlock.protocols.cli", *arguments, "--parent", str(os.getpid())]
+    with log.open("wb") as output:
+        child = subprocess.Popen(  # noqa: S603  our own command
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        status = child.wait()
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+    if status:
+        said = "\n".join(f"  | {line}" for line in log.read_text(errors="replace").splitlines()[-5:])
+        raise Failed(708, f"'interlock {arguments[0]}' ended with status {status}:\n{said}")

@@ -1,0 +1,122 @@
+"""What a run came to, in numbers: recomputed from the journal and the processes' events, never from memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .events import read_events
+from .progress import Progress, Trained
+from .rundir import RunDir
+from .store import read_rows
+
+GAP_ROUNDS = 60
+# From about round 80 on any rounding difference grows as in ordinary training; before it the runs must agree.
+GAP_MAX = 1e-3
+VALIDATION_MAX = 0.02
+MASKED_MAX = 0.10
+# Fields that the journals do not hold.
+OUTSIDE = ("wall_seconds",)
+
+
+def speed(progress: Progress, times: Mapping[int, float], last: int | None = None) -> float:
+    """Tokens a second over the last rounds (None: all), from plan to commit, gates' answers included."""
+    chosen = progress.rounds if last is None else progress.rounds[-last:]
+    seconds = tokens = 0.0
+    before = progress.rounds[-len(chosen) - 1].tokens if len(chosen) < len(progress.rounds) else 0
+    for trained in chosen:
+        first, end = progress.row_of[trained.tick][0], progress.row_of[trained.tick][-1]
+        if first in times and end in times:
+            seconds += times[end] - times[first]
+            tokens += trained.tokens - before
+        before = trained.tokens
+    return tokens / seconds if seconds > 0 else 0.0
+
+
+def measure(run: RunDir) -> dict[str, Any]:
+    """The report of an ended run, without the fields in `OUTSIDE`. Plain fields are null without a plain run.
+
+    val_*: nats a byte over the held-out text. gap_60: largest difference of training losses to the plain run in the
+    first 60 rounds. cpu_seconds_per_token: of all nodes, between the first and the last round. masked_fraction_of_cpu:
+    the part of it for masks, fixed point and hashes of frames. boundary_bytes_per_token: frames that relays carried in
+    rounds.
+
+    Raises:
+        Misused: E705. Refused: E201.
+    """
+    manifest = run.manifest()
+    progress = Progress(manifest)
+    progress.follow(read_rows(run.journal))
+    times = {e["number"]: e["time"] for e in read_events(run.folder("coordinator")) if e["event"] == "Wrote"}
+    ticks = {trained.tick for trained in progress.rounds}
+    tokens = progress.tokens
+    carried = sum(
+        event["size"]
+        for folder in sorted(run.path.glob("relay-*"))
+        for event in read_events(folder)
+        if event["event"] == "Carried" and event["tick"] in ticks
+    )
+    cpu, masking = _spent(run, ticks)
+    evaluations = progress.evaluations
+    found: dict[str, Any] = {
+        "run": manifest.run.hex(),
+        "rounds": progress.round,
+        "epochs": progress.epoch + 1,
+        "stages": manifest.stages,
+        "nodes": len(progress.of("node")),
+        "gates": len(progress.of("gate")),
+        "relays": len(progress.of("relay")),
+        "ticks": max(progress.openings, default=0),
+        "voids": len(progress.voids),
+        "tokens": tokens,
+        "val_bytes": evaluations[-1].bytes if evaluations else 0,
+        "val_loss_first": evaluations[0].loss if evaluations else None,
+        "val_loss_last": evaluations[-1].loss if evaluations else None,
+        "plain_val_loss_last": None,
+        "gap_60": None,
+        "tokens_per_second": speed(progress, times),
+        "plain_tokens_per_second": None,
+        "cpu_seconds_per_token": cpu / tokens if tokens else None,
+        "plain_cpu_seconds_per_token": None,
+        "boundary_bytes_per_token": carried / tokens if tokens else None,
+        "masked_fraction_of_cpu": masking / cpu if cpu else None,
+    }
+    if run.plain.is_file():
+        plain = json.loads(run.plain.read_text())
+        found["plain_val_loss_last"] = plain["val_losses"][-1]
+        found["gap_60"] = gap(progress.rounds, plain["losses"], GAP_ROUNDS)
+        found["plain_tokens_per_second"] = plain["tokens_per_second"]
+        found["plain_cpu_seconds_per_token"] = plain["cpu_seconds_per_token"]
+    found["bars"] = _bars(found)
+    return found
+
+
+def gap(rounds: list[Trained], losses: list[float], first: int) -> float:
+    """The largest difference of training losses in the first rounds, in nats a byte."""
+    pairs = list(zip(rounds, losses, strict=False))[:first]
+    return max((abs(trained.loss - loss) for trained, loss in pairs), default=0.0)
+
+
+def _spent(run: RunDir, ticks: set[int]) -> tuple[float, float]:
+    """CPU seconds of all nodes from before the first round to after the last; and those for masking."""
+    cpu = masking = 0.0
+    for folder in sorted(run.path.glob("node-*")):
+        spent = [event for event in read_events(folder) if event["event"] == "Spent"]
+        before = [event for event in spent if event["tick"] < min(ticks, default=0)]
+        after = [event for event in spent if event["tick"] in ticks]
+        if before and after:  # the first tick that spends is the one that measures, which trains nothing
+            cpu += after[-1]["cpu_s"] - before[-1]["cpu_s"]
+            masking += after[-1]["masking_s"] - before[-1]["masking_s"]
+    return cpu, masking
+
+
+def _bars(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    bars = [("masked_fraction_of_cpu", found["masked_fraction_of_cpu"], MASKED_MAX)]
+    if found["gap_60"] is not None:
+        apart = abs(found["val_loss_last"] - found["plain_val_loss_last"])
+        bars += [("gap_60", found["gap_60"], GAP_MAX), ("val_loss_apart_from_plain", apart, VALIDATION_MAX)]
+    return [
+        {"name": name, "value": value, "limit": limit, "holds": value is not None and value <= limit}
+        for name, value, limit in bars
+    ]
