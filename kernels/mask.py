@@ -102,12 +102,12 @@ def mask(integers: Int32, key: bytes, *, width: int) -> Bytes:
         raise OutOfRange(f"integers to mask: expected int32, got {integers.dtype}")
     words = np.ascontiguousarray(integers).reshape(-1).view(np.uint32)
     frame = keystream(key, frame_bytes(words.size, width))
-    masked = np.empty(min(_BLOCK, words.size), np.uint32)
     for block, planes in _blocks(words.size, width, frame):
-        sums = masked[: block.stop - block.start]
-        _join(planes, sums)
-        np.add(sums, words[block], out=sums)
-        _split(sums, planes)
+        low = words[block].astype(planes[0].dtype, copy=False)  # drops the bits above
+        np.add(planes[0], low, out=planes[0])
+        for high in planes[1:]:  # width 24: the byte above the low half, with the carry
+            np.add(high, (words[block] >> 16).astype(np.uint8), out=high)
+            np.add(high, planes[0] < low, out=high)
     return frame
 
 
@@ -137,16 +137,14 @@ def difference(frame_a: Buffer, frame_b: Buffer, *, count: int, width: int) -> I
     size = frame_bytes(count, width)
     a, b = _opened(frame_a, size), _opened(frame_b, size)
     integers = np.empty(count, np.int32)
-    words = integers.view(np.uint32)
-    scratch = np.empty(min(_BLOCK, count), np.uint32)
     for (block, planes_a), (_, planes_b) in zip(_blocks(count, width, a), _blocks(count, width, b), strict=True):
-        result, subtracted = words[block], scratch[: block.stop - block.start]
-        _join(planes_a, result)
-        _join(planes_b, subtracted)
-        np.subtract(result, subtracted, out=result)
-        if width < 32:  # up and down again: the word's top bit becomes the sign
-            np.left_shift(result, 32 - width, out=result)
-            np.right_shift(integers[block], 32 - width, out=integers[block])
+        result, top = integers[block], planes_a[-1] - planes_b[-1]
+        if width == 24:
+            np.subtract(top, planes_a[0] < planes_b[0], out=top)  # the borrow
+        np.copyto(result, top.view(f"i{top.itemsize}"))  # the top plane carries the sign
+        if width == 24:
+            np.left_shift(result, 16, out=result)
+            np.bitwise_or(result, (planes_a[0] - planes_b[0]).astype(np.int32), out=result)
     return integers
 
 
@@ -168,17 +166,3 @@ def _blocks(count: int, width: int, frame: Bytes) -> Iterator[tuple[slice, list[
     for start in range(0, count, _BLOCK):
         block = slice(start, min(start + _BLOCK, count))
         yield block, [plane[block] for plane in planes]
-
-
-def _join(planes: list[npt.NDArray[Any]], words: Words) -> None:
-    """Make words, shape (n,), of their planes."""
-    np.copyto(words, planes[0])
-    for high in planes[1:]:  # width 24: the byte above the low half
-        np.copyto(words.view(np.uint8)[2::4], high)
-
-
-def _split(words: Words, planes: list[npt.NDArray[Any]]) -> None:
-    """Write words, shape (n,), to their planes."""
-    np.copyto(planes[0], words, casting="unsafe")  # the low bits
-    for high in planes[1:]:
-        np.copyto(high, words.view(np.uint8)[2::4])

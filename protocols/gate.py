@@ -303,7 +303,11 @@ class _History:
             elif isinstance(body, Measured):
                 if before.kind != "evaluate" or body.tick != before.tick:
                     raise Refused(317, f"a measurement that tick {before.tick} does not have")
+                if tuple(m.member for m in body.measurements) != members[-1]:
+                    raise Refused(306, f"a measurement of tick {before.tick} is not of the last stage's replicas")
                 for measurement in body.measurements:
+                    if measurement.tick != before.tick:
+                        raise Refused(304, "a measurement", expected=before.tick, actual=measurement.tick)
                     verify(measurement, before.run)
                 end = "measured"
             elif isinstance(body, Voided):
@@ -336,8 +340,9 @@ class _History:
     def _check_plan(self, plan: Plan, base: Base | None, members: tuple[tuple[bytes, ...], ...], state: str) -> None:
         """The plan within the rules, given what the tick before became."""
         manifest = self._manifest
+        self._check_lists(plan)
         if state == "new" or (base is None and state == "voided"):
-            if plan.change != "start" or plan.base is not None or plan.round or plan.epoch:
+            if plan.change != "start" or plan.base is not None or plan.round or plan.epoch or plan.epoch_tick:
                 raise Refused(318, "the first plan of a run is its start")
             nodes = set(plan.candidates)
             wanted = manifest.stages * manifest.replicas
@@ -345,12 +350,12 @@ class _History:
                 raise Refused(318, "the start names nodes", expected=f"{wanted} that joined", actual=len(nodes))
             return
         before = self._before
+        if plan.change == "start":
+            raise Refused(318, "a run starts once")
         if plan.base != base:
             raise Refused(318, "the plan starts from another base than the last committed one")
         if plan.members != members:
             raise Refused(318, "the plan's members are not those of the last change")
-        if not set(plan.relays) <= set(self._joined):
-            raise Refused(318, "the plan names a relay that never joined")
         done = before.round + (before.kind == "train" and state == "committed")
         if plan.round != done:
             raise Refused(318, "the plan's round", expected=done, actual=plan.round)
@@ -364,15 +369,28 @@ class _History:
         due = plan.round // manifest.training.epoch_rounds
         if plan.kind != "evaluate" and plan.epoch != due:
             raise Refused(318, f"the epoch of round {plan.round}", expected=due, actual=plan.epoch)
-        if (plan.kind == "change") != (plan.change == "turn"):
-            raise Refused(318, f"a {plan.kind} plan with change '{plan.change}'")
         limit = manifest.training.rounds
         if plan.kind in ("train", "measure") and plan.round >= limit:
             raise Refused(318, "the run has taken all its rounds", expected=f"< {limit}", actual=plan.round)
-        if plan.kind in ("train", "measure") and len(plan.work) != manifest.training.microbatches:
-            raise Refused(
-                318, "the plan's micro-batches", expected=manifest.training.microbatches, actual=len(plan.work)
-            )
         for assigned in plan.work:
             if len(assigned) != len(members) or any(r >= len(members[s]) for s, r in enumerate(assigned)):
                 raise Refused(318, "the plan gives a micro-batch to a replica that does not exist")
+
+    def _check_lists(self, plan: Plan) -> None:
+        """Check that lists have an entry for each thing they speak of: nodes and relays index into them unasked."""
+        manifest, training = self._manifest, self._manifest.training
+        if (plan.kind == "change") != bool(plan.change):
+            raise Refused(318, f"a {plan.kind} plan with change '{plan.change}'")
+        if (plan.members if plan.change == "start" else plan.candidates) != ():
+            raise Refused(318, "a start names candidates, every other plan names members")
+        if len(plan.exponents) != manifest.stages - 1 or len(plan.lifts) != manifest.stages:
+            raise Refused(318, "the plan needs one exponent a boundary and one lift a stage")
+        if len(plan.relays) != manifest.relays or len(set(plan.relays)) != manifest.relays:
+            raise Refused(318, "the plan's relays", expected=manifest.relays, actual=len(set(plan.relays)))
+        if not set(plan.relays) <= set(self._joined):
+            raise Refused(318, "the plan names a relay that never joined")
+        wanted = training.microbatches
+        if plan.kind == "evaluate":
+            wanted = (manifest.data.validation_bytes - 1) // manifest.model.context // training.rows
+        if len(plan.work) != (0 if plan.change else wanted):
+            raise Refused(318, "the plan's micro-batches", expected=wanted, actual=len(plan.work))

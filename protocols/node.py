@@ -8,6 +8,7 @@ counts; the other is erased then.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from interlock.vault import Identity
@@ -228,7 +229,8 @@ class Node:
             self._part = Passing(seat, self._keys, order_key(self._epoch_keys[plan.epoch_tick]))
         early, self._early = self._early, []
         for source, message, blobs in early:
-            effects += self._in_tick(source, message, blobs)
+            with suppress(Refused):  # what came too early and is wrong must not cost us the opening
+                effects += self._in_tick(source, message, blobs)
         return effects + self._pump()
 
     def _end_tick(self) -> None:

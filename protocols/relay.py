@@ -8,6 +8,7 @@ plan's word, never the sender's.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from interlock.vault import Identity
 
@@ -139,7 +140,8 @@ class Relay:
         effects: Effects = [Announce(RelayOpened(tick=opening.plan.tick, plan=opening.plan.digest.hex()))]
         early, self._early = self._early, []
         for source, message, blobs in early:
-            effects += self._carry(source, message, blobs)
+            with suppress(Refused):  # what came too early and is wrong must not cost us the opening
+                effects += self._carry(source, message, blobs)
         return effects
 
     def _carry(self, source: bytes, message: Frame | Sealed | Taken, blobs: tuple[Blob, ...]) -> Effects:

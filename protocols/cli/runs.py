@@ -12,15 +12,16 @@ import typer
 
 from ..errors import Failed, Misused
 from ..service import machine
+from ..service.choices import Choices
 from .app import Json, app, note, say, say_json
 from .serve import Parent, settle
 
 if TYPE_CHECKING:
-    from ..service.found import Choices
     from ..service.rundir import RunDir
 
 Directory = Annotated[Path, typer.Argument(help="The run's directory.")]
 DEMO = Path("runs/demo")
+DEFAULT = Choices()
 
 
 @app.command()
@@ -36,32 +37,34 @@ def new(
         typer.Option(help="Text files or folders; repeat. Default: the source text of Python's standard library."),
     ] = None,
     name: Annotated[str, typer.Option(help="What people call the run.")] = "run",
-    stages: Annotated[int, typer.Option(help="Stages that the model is cut into.")] = 3,
-    replicas: Annotated[int, typer.Option(help="Nodes at each stage.")] = 2,
-    relays: Annotated[int, typer.Option(help="Relays in use.")] = 2,
-    release: Annotated[int, typer.Option(help="k_e: gates that every tick needs.")] = 2,
-    halt: Annotated[int, typer.Option(help="k_h: keyholders that stop the run by an order.")] = 2,
-    resume: Annotated[int, typer.Option(help="k_r: keyholders that a resume needs.")] = 3,
-    lying: Annotated[int, typer.Option(help="f: gates that may lie; 2 k_e > n + f.")] = 0,
-    width: Annotated[int, typer.Option(help="Width of the residual stream.")] = 128,
-    heads: Annotated[int, typer.Option(help="Attention heads.")] = 4,
-    layers_per_stage: Annotated[int, typer.Option(help="Layers in each stage.")] = 2,
-    hidden: Annotated[int, typer.Option(help="Inner width of the MLPs.")] = 512,
-    mlp: Annotated[str, typer.Option(help="relu2 or swiglu.")] = "relu2",
-    context: Annotated[int, typer.Option(help="Bytes in a window.")] = 128,
-    rounds: Annotated[int, typer.Option(help="Optimizer steps.")] = 120,
-    epoch_rounds: Annotated[int, typer.Option(help="Rounds between turns of the bases.")] = 20,
-    microbatches: Annotated[int, typer.Option(help="Micro-batches in a round.")] = 4,
-    rows: Annotated[int, typer.Option(help="Windows in a micro-batch.")] = 8,
-    rate: Annotated[float, typer.Option(help="Learning rate.")] = 0.02,
-    warmup: Annotated[int, typer.Option(help="Rounds over which the rate rises.")] = 5,
-    decay: Annotated[int, typer.Option(help="Last rounds over which it falls to zero.")] = 40,
+    stages: Annotated[int, typer.Option(help="Stages that the model is cut into.")] = DEFAULT.stages,
+    replicas: Annotated[int, typer.Option(help="Nodes at each stage.")] = DEFAULT.replicas,
+    relays: Annotated[int, typer.Option(help="Relays in use.")] = DEFAULT.relays,
+    release: Annotated[int, typer.Option(help="k_e: gates that every tick needs.")] = DEFAULT.release,
+    halt: Annotated[int, typer.Option(help="k_h: keyholders that stop the run by an order.")] = DEFAULT.halt,
+    resume: Annotated[int, typer.Option(help="k_r: keyholders that a resume needs.")] = DEFAULT.resume,
+    lying: Annotated[int, typer.Option(help="f: gates that may lie; 2 k_e > n + f.")] = DEFAULT.lying,
+    width: Annotated[int, typer.Option(help="Width of the residual stream.")] = DEFAULT.width,
+    heads: Annotated[int, typer.Option(help="Attention heads.")] = DEFAULT.heads,
+    layers_per_stage: Annotated[int, typer.Option(help="Layers in each stage.")] = DEFAULT.layers_per_stage,
+    hidden: Annotated[int, typer.Option(help="Inner width of the MLPs.")] = DEFAULT.hidden,
+    mlp: Annotated[str, typer.Option(help="relu2 or swiglu.")] = DEFAULT.mlp,
+    context: Annotated[int, typer.Option(help="Bytes in a window.")] = DEFAULT.context,
+    rounds: Annotated[int, typer.Option(help="Optimizer steps.")] = DEFAULT.rounds,
+    epoch_rounds: Annotated[int, typer.Option(help="Rounds between turns of the bases.")] = DEFAULT.epoch_rounds,
+    microbatches: Annotated[int, typer.Option(help="Micro-batches in a round.")] = DEFAULT.microbatches,
+    rows: Annotated[int, typer.Option(help="Windows in a micro-batch.")] = DEFAULT.rows,
+    rate: Annotated[float, typer.Option(help="Learning rate.")] = DEFAULT.rate,
+    warmup: Annotated[int, typer.Option(help="Rounds over which the rate rises.")] = DEFAULT.warmup,
+    decay: Annotated[int, typer.Option(help="Last rounds over which it falls to zero.")] = DEFAULT.decay,
     evaluate_every: Annotated[
         int, typer.Option(help="Rounds between evaluations; 0: only before the first and after the last.")
-    ] = 0,
-    validation_bytes: Annotated[int, typer.Option(help="Text to hold out, in whole files.", min=1)] = 100_000,
-    frame_width: Annotated[int, typer.Option(help="Bits of a masked number: 16, 24 or 32.")] = 24,
-    frame_fraction: Annotated[int, typer.Option(help="Of these, bits after the point.")] = 12,
+    ] = DEFAULT.evaluate_every,
+    validation_bytes: Annotated[
+        int, typer.Option(help="Text to hold out, in whole files.", min=1)
+    ] = DEFAULT.validation_bytes,
+    frame_width: Annotated[int, typer.Option(help="Bits of a masked number: 16, 24 or 32.")] = DEFAULT.frame_width,
+    frame_fraction: Annotated[int, typer.Option(help="Of these, bits after the point.")] = DEFAULT.frame_fraction,
     gradient_exponent: Annotated[
         int | None,
         typer.Option(help="Exponent of gradient frames in the first round. Default: -ceil(log2 tokens) - 4."),
@@ -75,7 +78,7 @@ def new(
 
     The manifest's hash is the run's id: nothing in it can change afterwards.
     """
-    from ..service.found import Choices, parse_keyholder
+    from ..service.found import parse_keyholder
 
     if local and keyholder:
         raise Misused(614, "--local makes the keyholders' keys itself", todo="Leave out --keyholder, or --local.")
@@ -207,7 +210,7 @@ def demo(
     no_plain: Annotated[bool, typer.Option("--no-plain", help="Leave out the plain run to compare with.")] = False,
     report: Annotated[Path | None, typer.Option(help="Also write the report to this file.")] = None,
     directory: Annotated[Path, typer.Option("--dir", help="Run directory; an earlier demo in it is replaced.")] = DEMO,
-    rounds: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 120,
+    rounds: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = DEFAULT.rounds,
     verify: Annotated[
         Path | None, typer.Option(help="Train nothing: recompute this directory's report from its journals.")
     ] = None,
@@ -222,20 +225,18 @@ def demo(
         return
     start = time.monotonic()
     machine.set_threads(1)
-    from ..service.found import Choices
-
     tell = note if json else say
     if no_plain:
         tell("demo: one machine holds all keys, so nothing is protected from it.")
     else:
         tell("demo: this process alone will know all stages' seeds, because it trains a plain copy to compare.")
     _clear(directory)
-    run = _found(directory, Choices(name="demo", local=3, rounds=rounds, decay=min(40, rounds // 3)), json=json)
+    run = _found(directory, Choices(name="demo", local=3, rounds=rounds, decay=rounds // 2), json=json)
     _follow(run, json=json, disclose=not no_plain, threads=1)
     if not no_plain:
         tell("training the same model in one plain process ...")
         _compare(run)
-    _finish(run, start, json=json, report=report)
+    _finish(run, start, json=json, report=report, bars=True)
 
 
 def _clear(directory: Path) -> None:
@@ -267,14 +268,15 @@ def _follow(run: RunDir, *, json: bool, disclose: bool, threads: int) -> None:
         raise typer.Exit(130)
 
 
-def _finish(run: RunDir, start: float, *, json: bool, report: Path | None) -> None:
+def _finish(run: RunDir, start: float, *, json: bool, report: Path | None, bars: bool = False) -> None:
     from ..service import picture
-    from ..service.report import measure
+    from ..service.report import demo_bars, measure
     from ..service.rundir import write_whole
 
     picture.draw(run)
     found = measure(run)
     found["wall_seconds"] = time.monotonic() - start
+    found["bars"] = demo_bars(found) if bars else []
     data = jsonlib.dumps(found, indent=2).encode() + b"\n"
     write_whole(run.report, data)
     if report is not None and report.resolve() != run.report.resolve():

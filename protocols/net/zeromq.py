@@ -148,7 +148,11 @@ class _Line:
         self.schedule()
 
     def _try_again(self) -> None:
-        self._retry = None
+        if self.closed:
+            return
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         self._blocked.clear()
         if self.connected:
             for to, box in list(self.boxes.items()):
@@ -209,12 +213,13 @@ class _Client(_Line):
         if not self.closed:
             self._loop.remove_reader(self._monitor)
             self.socket.disable_monitor()
+            self._monitor.close(0)
             super().close(linger_ms)
 
     def _watch(self) -> None:
         if self.closed:
             return
-        while self._monitor.get(zmq.EVENTS) & zmq.POLLIN:
+        while int(self._monitor.get(zmq.EVENTS)) & zmq.POLLIN:
             event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))["event"]
             self.connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
             if self.connected:
@@ -310,7 +315,7 @@ class _Admission(AsyncioAuthenticator):
     def _send_zap_reply(
         self, request_id: bytes, status_code: bytes, status_text: bytes, user_id: str = "anonymous"
     ) -> None:
-        status_code = b"200" if status_code == b"200" else b"300"
+        status_code = b"200" if status_code == b"200" else b"400"
         super()._send_zap_reply(request_id, status_code, status_text, user_id)
 
 

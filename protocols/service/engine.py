@@ -96,11 +96,11 @@ class Engine:
         assert self._stage is not None
         shape, stage = self._stage.shape, self._stage
         trains = job.kind != "evaluate"
-        values, integers = self._arrive(job.arrival) if job.arrival is not None else (None, b"")
+        values, arrived = self._arrive(job.arrival) if job.arrival is not None else (None, b"")
         if job.direction == "backward":
             forward, inputs = self._flights.pop(job.microbatch)
             gradient = stage.backward(forward, values)
-            read = hashlib.sha256(inputs + integers).digest()
+            read = hashlib.sha256(inputs + arrived).digest()
             return self._passed(job, gradient, read)
         tokens = targets = None
         if shape.first or shape.last:
@@ -109,7 +109,7 @@ class Engine:
             targets = None
         source: Any = tokens if shape.first else values
         read = hashlib.sha256(
-            (hashlib.sha256(np.ascontiguousarray(tokens).data).digest() if shape.first else integers)
+            (hashlib.sha256(np.ascontiguousarray(tokens).data).digest() if shape.first else arrived)
             + (b"" if targets is None else hashlib.sha256(np.ascontiguousarray(targets).data).digest())
         ).digest()
         if not trains:
@@ -138,7 +138,11 @@ class Engine:
         return Passed(departure=departure, nats=nats, tokens=tokens_count, peak=peak)
 
     def _arrive(self, arrival: Arrival) -> tuple[Float32, bytes]:
-        """Unmask and decode a frame; return its values and the hash of its integers."""
+        """Unmask and decode a frame; return its values and a digest that names its integers.
+
+        The digest is over unit, tau and H(frame), which fix the integers under the pair's one key of the tick. So
+        equal digests mean equal integers, as tau needs, and nothing of the frame's size is hashed a second time.
+        """
         start = time.thread_time()
         header, crossing = arrival.header, arrival.crossing
         unit, frame = crossing.unit, arrival.frame.data
@@ -148,7 +152,7 @@ class Engine:
         crossing.pair.verify_check(keyed, header.tau, header.check)
         key = crossing.pair.mask_key(keyed, header.tau)
         integers = mask.unmask(frame, key, count=math.prod(header.shape), width=unit.width)
-        read = hashlib.sha256(integers.data).digest()
+        read = digest("interlock/arrived", keyed, header.tau, header.frame)
         values = fixed.decode(integers, fraction=unit.fraction, exponent=unit.exponent).reshape(header.shape)
         self._masking_s += time.thread_time() - start
         return values, read

@@ -6,7 +6,6 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -19,47 +18,12 @@ from ..manifest import Committee, Keyholder, Manifest, Model, Training, read_man
 from ..members import Invitation, make_invitation
 from ..messages import limits
 from . import files, rundir
+from .choices import Choices
 from .process import PART_BYTES_MAX
 from .rundir import RunDir, write_whole
 
 LOCAL_KEYHOLDERS = ("ada", "bela", "cleo", "dora", "emil", "fela", "gita")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")  # it names folders and files
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choices:
-    """What a person chooses about a run; everything else follows. Sizes as in the manifest."""
-
-    name: str = "run"
-    stages: int = 3
-    replicas: int = 2
-    relays: int = 2
-    keyholders: tuple[Keyholder, ...] = ()
-    local: int = 0  # so many keyholders whose keys are made here
-    release: int = 2
-    halt: int = 2
-    resume: int = 3
-    lying: int = 0
-    width: int = 128
-    heads: int = 2
-    layers_per_stage: int = 2
-    hidden: int = 512
-    mlp: Literal["relu2", "swiglu"] = "relu2"
-    context: int = 128
-    rounds: int = 80
-    epoch_rounds: int = 20
-    microbatches: int = 4
-    rows: int = 4
-    rate: float = 0.04
-    warmup: int = 0
-    decay: int = 40
-    evaluate_every: int = 0
-    validation_bytes: int = 200_000
-    frame_width: Literal[16, 24, 32] = 24
-    frame_fraction: int = 12
-    gradient_exponent: int | None = None
-    admission: Literal["invited", "open"] = "invited"
-    data: tuple[Path, ...] = field(default=())
 
 
 def found(path: Path, choices: Choices) -> tuple[RunDir, Manifest, int]:

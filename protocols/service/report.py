@@ -13,11 +13,12 @@ from .store import read_rows
 
 GAP_ROUNDS = 60
 # From about round 80 on any rounding difference grows as in ordinary training; before it the runs must agree.
-GAP_MAX = 1e-3
-VALIDATION_MAX = 0.02
-MASKED_MAX = 0.10
+GAP_MAX = 1e-3  # nats a byte
+APART_MAX = 0.01  # validation losses, nats a byte
+VALIDATION_MAX = 2.1  # nats a byte, from about 5.5
+WALL_MAX = 300.0  # seconds, the plain run included
 # Fields that the journals do not hold.
-OUTSIDE = ("wall_seconds",)
+OUTSIDE = ("wall_seconds", "bars")
 
 
 def speed(progress: Progress, times: Mapping[int, float], last: int | None = None) -> float:
@@ -88,7 +89,6 @@ def measure(run: RunDir) -> dict[str, Any]:
         found["gap_60"] = gap(progress.rounds, plain["losses"], GAP_ROUNDS)
         found["plain_tokens_per_second"] = plain["tokens_per_second"]
         found["plain_cpu_seconds_per_token"] = plain["cpu_seconds_per_token"]
-    found["bars"] = _bars(found)
     return found
 
 
@@ -111,11 +111,15 @@ def _spent(run: RunDir, ticks: set[int]) -> tuple[float, float]:
     return cpu, masking
 
 
-def _bars(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    bars = [("masked_fraction_of_cpu", found["masked_fraction_of_cpu"], MASKED_MAX)]
+def demo_bars(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the demo promises, from its report."""
+    bars = [
+        ("val_loss_last", found["val_loss_last"], VALIDATION_MAX),
+        ("wall_seconds", found["wall_seconds"], WALL_MAX),
+    ]
     if found["gap_60"] is not None:
         apart = abs(found["val_loss_last"] - found["plain_val_loss_last"])
-        bars += [("gap_60", found["gap_60"], GAP_MAX), ("val_loss_apart_from_plain", apart, VALIDATION_MAX)]
+        bars += [("gap_60", found["gap_60"], GAP_MAX), ("val_loss_apart_from_plain", apart, APART_MAX)]
     return [
         {"name": name, "value": value, "limit": limit, "holds": value is not None and value <= limit}
         for name, value, limit in bars

@@ -334,6 +334,23 @@ def test_closing_sends_what_is_queued(world: World) -> None:
     play(world, scene)
 
 
+def test_a_closing_servers_last_words_arrive(world: World) -> None:
+    async def scene(cast: Cast) -> None:
+        for _ in range(10):
+            server = await cast.server()
+            server.admit(CLIENT.public, CLIENT.curve_public)
+            client = await cast.client(CLIENT, server)
+            await introduce(server, client, CLIENT)
+            for n in range(3):
+                server.send(CLIENT.public, [b"%d" % n, bytes(100_000)])
+            await server.close()
+            for n in range(3):
+                assert (await take(client))[1][0] == b"%d" % n
+            await client.close()
+
+    play(world, scene)
+
+
 def test_a_closed_transport_sends_and_hears_nothing(world: World) -> None:
     async def scene(cast: Cast) -> None:
         server = await cast.server()

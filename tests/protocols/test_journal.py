@@ -8,11 +8,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.protocols.world import World, number_of
+from tests.runs import identity
 
 from interlock.protocols.canonical import decode, encode
 from interlock.protocols.journal import GENESIS, Row, Voided, make_row, verify_chain
-from tests.protocols.world import World, number_of
-from tests.runs import identity
 
 COORDINATOR = identity("coordinator")
 RUN = b"r" * 32
@@ -41,9 +41,7 @@ def refusal(rows: list[Row], *, previous: bytes = GENESIS, number: int = 0) -> i
 def test_a_chain_verifies_from_any_of_its_rows() -> None:
     for start in range(len(ROWS)):
         previous = ROWS[start - 1].digest if start else GENESIS
-        head = verify_chain(
-            ROWS[start:], run=RUN, coordinator=COORDINATOR.public, previous=previous, number=start
-        )
+        head = verify_chain(ROWS[start:], run=RUN, coordinator=COORDINATOR.public, previous=previous, number=start)
         assert head == ROWS[-1].digest
     assert verify_chain([], run=RUN, coordinator=COORDINATOR.public, previous=b"p" * 32, number=9) == b"p" * 32
 

@@ -8,11 +8,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.protocols.world import number_of
+from tests.runs import identity, manifest
 
 from interlock.protocols.canonical import encode
 from interlock.protocols.manifest import Committee, Keyholder, Manifest, read_manifest, readable
-from tests.protocols.world import number_of
-from tests.runs import identity, manifest
 
 MADE = manifest()
 replace = msgspec.structs.replace
@@ -103,7 +103,15 @@ def test_every_field_changes_the_run(field: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("stages", 1), ("stages", 65), ("replicas", 0), ("replicas", 16), ("relays", 0), ("frame_width", 20), ("version", 2)],
+    [
+        ("stages", 1),
+        ("stages", 65),
+        ("replicas", 0),
+        ("replicas", 16),
+        ("relays", 0),
+        ("frame_width", 20),
+        ("version", 2),
+    ],
 )
 def test_values_outside_their_range_are_malformed(field: str, value: object) -> None:
     assert number_of(lambda: read_manifest(encode(replace(MADE, **{field: value})))) == 201

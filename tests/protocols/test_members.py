@@ -8,11 +8,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.protocols.world import number_of
+from tests.runs import identity
 
 from interlock.protocols.canonical import decode, encode
 from interlock.protocols.members import Invitation, Join, Record, make_invitation, make_record, verify_join
-from tests.protocols.world import number_of
-from tests.runs import identity
 
 RUN = b"r" * 32
 KEYHOLDERS = frozenset(identity(name).public for name in ("ada", "bela"))

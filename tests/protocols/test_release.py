@@ -8,6 +8,8 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.protocols.world import number_of
+from tests.runs import identity, manifest
 
 from interlock.protocols.release import (
     Base,
@@ -21,8 +23,6 @@ from interlock.protocols.release import (
     tick_key,
     verify_opening,
 )
-from tests.protocols.world import number_of
-from tests.runs import identity, manifest
 
 MADE = manifest()
 NODES = tuple(sorted(identity(f"node{i}").public for i in range(6)))

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.protocols.world import World, number_of, openings_of
+from tests.runs import identity
 
 from interlock.protocols.journal import Closed, Committed
 from interlock.protocols.node import Node
@@ -28,8 +30,6 @@ from interlock.protocols.round import (
     verify_sealed,
 )
 from interlock.vault import GroupKey, NotOpened, Secret, open_sealed, seal
-from tests.protocols.world import World, number_of, openings_of
-from tests.runs import identity
 
 TICK = 4  # the first round that steps
 replace = msgspec.structs.replace
@@ -105,7 +105,9 @@ def changes_of(record: Any) -> dict[str, Any]:
     """Another value for every field but member and signature."""
     numbers = {name: getattr(record, name) + 1 for name in ("tick", "clamped") if hasattr(record, name)}
     hashes = {name: bytes(32) for name in ("sum", "headers", "close", "state") if hasattr(record, name)}
-    lists: dict[str, Any] = {name: () if getattr(record, name) else (7,) for name in ("peaks",) if hasattr(record, name)}
+    lists: dict[str, Any] = {
+        name: () if getattr(record, name) else (7,) for name in ("peaks",) if hasattr(record, name)
+    }
     if getattr(record, "losses", ()):
         lists["losses"] = (replace(record.losses[0], nats=0.5), *record.losses[1:])
     return numbers | hashes | lists
@@ -205,7 +207,12 @@ def test_nothing_sealed_for_one_use_opens_for_another() -> None:
 def envelope(**changes: Any) -> Sealed:
     """Sealed traffic of node0."""
     fields: dict[str, Any] = dict(
-        run=b"r" * 32, tick=4, to=(identity("node1").public,), purpose="sum", part=0, content=hashlib.sha256(b"").digest()
+        run=b"r" * 32,
+        tick=4,
+        to=(identity("node1").public,),
+        purpose="sum",
+        part=0,
+        content=hashlib.sha256(b"").digest(),
     )
     return make_sealed(identity("node0"), **(fields | changes))
 

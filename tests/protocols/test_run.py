@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.protocols.world import World, openings_of, rows_of
+from tests.runs import Run, identity, manifest, play, text
 
 from interlock.kernels import basis, initial, muon
 from interlock.kernels.stage import Stage
@@ -16,15 +18,23 @@ from interlock.protocols.boundary import Frame
 from interlock.protocols.change import Prepare
 from interlock.protocols.coordinator import RunEnded
 from interlock.protocols.errors import Failed, InterlockError
-from interlock.protocols.journal import GENESIS, Changed, Closed, Committed, Measured, Planned, Row, Voided, verify_chain
+from interlock.protocols.journal import (
+    GENESIS,
+    Changed,
+    Closed,
+    Committed,
+    Measured,
+    Planned,
+    Row,
+    Voided,
+    verify_chain,
+)
 from interlock.protocols.manifest import Manifest, Model
 from interlock.protocols.node import NodeOpened
 from interlock.protocols.relay import Carried, RelayOpened
 from interlock.protocols.release import Opening, order_key, tick_key, verify_opening
 from interlock.protocols.round import Close, Loss
 from interlock.protocols.seat import FrameRead, FrameSent
-from tests.protocols.world import World, openings_of, rows_of
-from tests.runs import Run, identity, manifest, play, text
 
 EVALUATION = ["Planned", "Opened", "Measured"]
 CHANGE = ["Planned", "Opened", "Changed"]

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.runs import Draws, identity, text
+
 from interlock.protocols import corpus
 from interlock.protocols.canonical import Message, decode
 from interlock.protocols.coordinator import Coordinator, RunEnded
@@ -21,7 +23,6 @@ from interlock.protocols.node import Node
 from interlock.protocols.relay import Relay
 from interlock.protocols.release import Opening
 from interlock.protocols.service.engine import Engine
-from tests.runs import Draws, identity, text
 
 
 @dataclass(frozen=True)
