@@ -315,7 +315,7 @@ class _Admission(AsyncioAuthenticator):
     def _send_zap_reply(
         self, request_id: bytes, status_code: bytes, status_text: bytes, user_id: str = "anonymous"
     ) -> None:
-        status_code = b"200" if status_code == b"200" else b"400"
+        status_code = b"200" if status_code == b"200" else b"300"
         super()._send_zap_reply(request_id, status_code, status_text, user_id)
 
 
