@@ -33,7 +33,6 @@ from .fixed import WIDTHS, Int32
 assert sys.byteorder == "little"  # words are read and written as they lie in memory
 
 Bytes = npt.NDArray[np.uint8]
-Words = npt.NDArray[np.uint32]
 Buffer: TypeAlias = "bytes | bytearray | memoryview | Bytes"
 
 KEY_BYTES = 32

@@ -262,7 +262,7 @@ class _Server(_Line):
 
     def greet(self, identity: bytes, curve: bytes) -> None:
         name = z85.encode(curve).decode("ascii")
-        if identity not in self.keys and name in self.guests:
+        if name in self.guests:  # a member's own key goes before it, see `prefix`
             self.greeted[identity] = name
             self.greeted.move_to_end(identity)
             while self.door is not None and len(self.greeted) > self.door.peers:
@@ -406,7 +406,7 @@ class ZeroMQTransport:
         Raises:
             Refused: E201, the address is not of the form "tcp://host:port".
         """
-        if not _ADDRESS.fullmatch(address) or address.endswith("*"):
+        if not _ADDRESS.fullmatch(address):
             raise Refused(201, f"address of {identity.hex()[:12]}", expected="tcp://host:port", actual=address)
         if (old := self._clients.pop(identity, None)) is not None:
             old.close(0)
@@ -414,12 +414,14 @@ class ZeroMQTransport:
         socket.curve_serverkey = z85.encode(curve)
         socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
         socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        # Watched before it connects: the handshake may be over at once, and is told only once.
+        client = _Client(socket, self, identity, curve)
         try:
             socket.connect(address)
         except zmq.ZMQError as error:
-            socket.close(0)
+            client.close(0)
             raise Refused(201, f"address {address} of {identity.hex()[:12]}: {error.strerror}") from None
-        self._clients[identity] = _Client(socket, self, identity, curve)
+        self._clients[identity] = client
 
     def send(self, to: bytes, parts: Sequence[Buffer]) -> None:
         """Queue one message.

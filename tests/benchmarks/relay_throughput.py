@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from bars import Bar, report
+from nacl.bindings import crypto_box_afternm, crypto_box_open_afternm
 
 from interlock.protocols.net.zeromq import ZeroMQTransport
 from interlock.protocols.wire import Buffer
@@ -37,11 +38,17 @@ RELAY, SENDER, RECEIVER = b"relay" + bytes(27), b"sender" + bytes(26), b"receive
 
 @dataclass(frozen=True)
 class Throughput:
-    """megabytes are 10**6 bytes. peak_megabytes: the relay's largest resident set."""
+    """Megabytes are 10**6 bytes.
+
+    peak_megabytes: the relay's largest resident set. cipher_megabytes_a_cpu_second: frames that CURVE's cipher alone
+    opens and seals again in a CPU second, measured in the relay's process right after: what no relay can pass, and
+    how busy the machine is (other work slows both).
+    """
 
     megabytes_a_cpu_second: float
     megabytes_a_second: float
     peak_megabytes: float
+    cipher_megabytes_a_cpu_second: float
 
 
 def measure(frames: int = 1500) -> Throughput:
@@ -75,7 +82,7 @@ def measure(frames: int = 1500) -> Throughput:
         hear(RELAY)  # it holds all frames that may be under way
         begin(RECEIVER, address)
         wall_s = hear(RECEIVER)
-        cpu_s, peak_bytes = hear(RELAY)
+        cpu_s, peak_bytes, cipher_s = hear(RELAY)
         for name in (SENDER, RECEIVER, RELAY):
             children[name][1].send("end")
             children[name][0].join(10)
@@ -83,7 +90,7 @@ def measure(frames: int = 1500) -> Throughput:
         for process, _ in children.values():
             process.kill()
     size = frames * FRAME_BYTES / 1e6
-    return Throughput(size / cpu_s, size / wall_s, peak_bytes / 1e6)
+    return Throughput(size / cpu_s, size / wall_s, peak_bytes / 1e6, FRAME_BYTES / 1e6 / cipher_s)
 
 
 def _child(name: bytes, pipe: Connection, secret: bytes, public: dict[bytes, bytes], address: str, frames: int) -> None:
@@ -131,7 +138,18 @@ async def _relay(transport: ZeroMQTransport, pipe: Connection, frames: int) -> N
                 pipe.send("held")
     cpu_s = time.process_time() - began_s
     unit = 1 if sys.platform == "darwin" else 1024
-    pipe.send((cpu_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit))
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    pipe.send((cpu_s, peak_bytes, _cipher_s()))
+
+
+def _cipher_s(rounds: int = 100) -> float:
+    """CPU seconds to open and seal one frame with XSalsa20-Poly1305, CURVE's cipher (CurveZMQ, ZeroMQ RFC 26)."""
+    key, nonce = bytes(32), bytes(24)
+    sealed = crypto_box_afternm(bytes(FRAME_BYTES), nonce, key)
+    began_s = time.process_time()
+    for _ in range(rounds):
+        sealed = crypto_box_afternm(crypto_box_open_afternm(sealed, nonce, key), nonce, key)
+    return (time.process_time() - began_s) / rounds
 
 
 async def _send(transport: ZeroMQTransport, pipe: Connection, frames: int) -> None:
@@ -166,6 +184,7 @@ def main() -> None:
     extra = {
         "MB a CPU second": round(found.megabytes_a_cpu_second),
         "MB a second": round(found.megabytes_a_second),
+        "MB a CPU second of the cipher alone": round(found.cipher_megabytes_a_cpu_second),
     }
     report(bars, extra, as_json=arguments.json)
 

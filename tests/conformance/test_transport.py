@@ -236,10 +236,10 @@ def test_an_unknown_peer_cannot_take_a_members_answers(world: World) -> None:
     async def scene(cast: Cast) -> None:
         server = await cast.server(open_door=True)
         server.admit(CLIENT.public, CLIENT.curve_public)
-        client = await cast.client(CLIENT, server)
         thief = await cast.client(OTHER, server)
         thief.send(SERVER.public, [b"I am the client"])
         arrival = await server.receive()
+        client = await cast.client(CLIENT, server)
         server.greet(CLIENT.public, arrival.curve)
         await introduce(server, client, CLIENT)
 
@@ -263,6 +263,17 @@ def test_a_client_reconnects_to_a_restarted_server(world: World) -> None:
         assert answer.result() == (CLIENT.public, [b"still here"])
         again.send(CLIENT.public, [b"welcome back"])
         assert await take(client) == (SERVER.public, [b"welcome back"])
+
+    play(world, scene)
+
+
+def test_a_second_connection_to_a_peer_replaces_the_first(world: World) -> None:
+    async def scene(cast: Cast) -> None:
+        server = await cast.server()
+        server.admit(CLIENT.public, CLIENT.curve_public)
+        client = await cast.client(CLIENT, server, of=OTHER)  # expects another key there
+        client.connect(SERVER.public, SERVER.curve_public, server.address)
+        await introduce(server, client, CLIENT)
 
     play(world, scene)
 
@@ -312,8 +323,9 @@ def test_a_full_queue_is_an_error_and_nothing_of_it_is_lost(world: World) -> Non
         server.admit(CLIENT.public, CLIENT.curve_public)
         for n in range(sent):
             assert (await take(server))[1][0] == b"%d" % n
-        client.send(SERVER.public, [b"room again"])
-        assert await take(server) == (CLIENT.public, [b"room again"])
+        for _ in range(sent):
+            client.send(SERVER.public, [b"room again", bytes(1 << 20)])
+            assert (await take(server))[1][0] == b"room again"
 
     play(world, scene)
 
@@ -324,10 +336,10 @@ def test_closing_sends_what_is_queued(world: World) -> None:
         server.admit(CLIENT.public, CLIENT.curve_public)
         client = await cast.client(CLIENT, server)
         await introduce(server, client, CLIENT)
-        for n in range(40):
-            client.send(SERVER.public, [b"%d" % n, bytes(200_000)])
-        closing = asyncio.ensure_future(client.close())
-        for n in range(40):
+        for n in range(400):
+            client.send(SERVER.public, [b"%d" % n, bytes(20_000)])
+        closing = asyncio.ensure_future(client.close(PATIENCE_S))
+        for n in range(400):
             assert (await take(server))[1][0] == b"%d" % n
         await closing
 
@@ -442,25 +454,42 @@ def test_a_client_cannot_choose_its_name_by_routing_id(dealer: zmq.Socket[bytes]
     play(ZeroMQ(), scene)
 
 
-def test_the_door_bounds_keys_rate_and_size() -> None:
+def test_the_door_bounds_rate_and_size() -> None:
     async def scene(cast: Cast) -> None:
-        door = Door(peers=2, messages_per_s=0.001, burst=3, message_bytes=100)
+        door = Door(messages_per_s=0.001, burst=2, message_bytes=100)
         server = ZeroMQTransport(SERVER.curve_secret, bind=ANYWHERE, door=door)
         cast.made.append(server)
         await server.start()
         server.admit(CLIENT.public, CLIENT.curve_public)
-        first, second = [await cast.client(identity(n), server) for n in (10, 11)]
-        for client, size in ((first, 50), (second, 50)):
-            client.send(SERVER.public, [bytes(size)])
-            assert await take(server) == (None, [bytes(size)])
-        third = await cast.client(identity(12), server)
-        third.send(SERVER.public, [b"no room"])
-        first.send(SERVER.public, [bytes(101)])  # too large
-        first.send(SERVER.public, [b"in time"])
-        first.send(SERVER.public, [b"too soon"])
+        unknown = await cast.client(OTHER, server)
+        unknown.send(SERVER.public, [bytes(100)])
+        assert await take(server) == (None, [bytes(100)])
+        unknown.send(SERVER.public, [bytes(101)])  # too large
+        unknown.send(SERVER.public, [b"in time"])
+        unknown.send(SERVER.public, [b"too soon"])
         assert await take(server) == (None, [b"in time"])
         member = await cast.client(CLIENT, server)
         await introduce(server, member, CLIENT)
+
+    play(ZeroMQ(), scene)
+
+
+def test_the_door_bounds_the_number_of_unknown_keys() -> None:
+    async def scene(cast: Cast) -> None:
+        server = ZeroMQTransport(SERVER.curve_secret, bind=ANYWHERE, door=Door(peers=2))
+        cast.made.append(server)
+        await server.start()
+        server.admit(CLIENT.public, CLIENT.curve_public)
+        for who in (identity(10), identity(11)):
+            unknown = await cast.client(who, server)
+            unknown.send(SERVER.public, [b"there is room"])
+            assert await take(server) == (None, [b"there is room"])
+        third = await cast.client(identity(12), server)
+        third.send(SERVER.public, [b"there is none"])
+        for _ in range(5):  # each a handshake begun after the third's
+            member = await cast.client(CLIENT, server)
+            await introduce(server, member, CLIENT)
+            await member.close(0)
 
     play(ZeroMQ(), scene)
 
@@ -506,7 +535,9 @@ def test_a_verdict_drops_doubles_and_delays() -> None:
         server.admit(CLIENT.public, CLIENT.curve_public)
         client.connect(SERVER.public, SERVER.curve_public, server.address)
         for n in range(3):
-            client.send(SERVER.public, [b"%d" % n])
+            reused = bytearray(b"%d" % n)
+            client.send(SERVER.public, [memoryview(reused)])
+            reused[0] = 0
         heard = [((await take(server))[1], asyncio.get_running_loop().time()) for _ in range(3)]
         assert heard == [([b"2"], 0.1), ([b"1"], 0.5), ([b"1"], 0.5)]
 

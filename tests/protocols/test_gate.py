@@ -41,7 +41,7 @@ START, EVALUATE, MEASURE, TRAIN, TRAIN_AGAIN, TURN, AFTER_TURN, LAST, END = rang
 @pytest.fixture(scope="module")
 def proposals(world: World) -> dict[int, Propose]:
     """What the gates were asked, by tick."""
-    return {sent.message.plan.tick: sent.message for sent in world.all_sent(Propose) if sent.to == "ada"}  # type: ignore[attr-defined]
+    return {sent.message.plan.tick: sent.message for sent in world.all_sent(Propose) if sent.to == "ada"}
 
 
 class Answering:
@@ -98,7 +98,7 @@ def at(world: World, proposals: dict[int, Propose]) -> Callable[[int], Answering
     return make
 
 
-Entry = Body | Row
+Entry = Any  # a row's body, or a row
 
 
 def rebuilt(proposal: Propose, bodies: list[Entry], **plan: Any) -> Propose:
@@ -126,7 +126,7 @@ def bodies(proposal: Propose) -> list[Entry]:
     return [row.body for row in proposal.rows]
 
 
-# -- releasing --------------------------------------------------------------------------------------------------------
+# -- releasing -----------------------------------------------------------------------------------------------------
 
 
 def test_every_plan_of_a_run_is_released_once(world: World, proposals: dict[int, Propose]) -> None:
@@ -244,7 +244,7 @@ def test_a_proposal_of_another_run_is_refused(proposals: dict[int, Propose]) -> 
     assert Answering(manifest(name="other")).number(proposals[START]) == 204
 
 
-# -- rows -------------------------------------------------------------------------------------------------------------
+# -- rows ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tick", range(1, 10))
@@ -306,6 +306,7 @@ def test_a_voided_tick_is_tried_again_from_the_same_base(at: Any, proposals: dic
     for cut in (1, 2):  # before and after the close
         assert at(TRAIN_AGAIN).number(rebuilt(asked, [*asked.rows[:-cut], void], **good)) == 0
         assert at(TRAIN_AGAIN).number(rebuilt(asked, [*asked.rows[:-cut], void], **good | dict(round=1))) == 318
+        assert asked.plan.base is not None
         moved = replace(asked.plan.base, made=(TRAIN,) * 3)
         assert at(TRAIN_AGAIN).number(rebuilt(asked, [*asked.rows[:-cut], void], **good | dict(base=moved))) == 318
 
@@ -318,11 +319,7 @@ def test_two_ends_of_a_tick_are_refused(at: Any, proposals: dict[int, Propose]) 
 
 
 def test_rows_that_a_tick_cannot_have_are_refused(at: Any, proposals: dict[int, Propose]) -> None:
-    ends: dict[type[Any], Body] = {
-        type(body): body
-        for proposal in proposals.values()
-        for body in bodies(proposal)  # type: ignore[misc]
-    }
+    ends: dict[type[Any], Body] = {type(body): body for proposal in proposals.values() for body in bodies(proposal)}
     wrong = {
         EVALUATE: [Committed, Measured],
         MEASURE: [Committed, Changed],
@@ -474,7 +471,7 @@ def test_a_keyholder_or_a_second_stage_is_never_granted() -> None:
 KEYS_OF = {name: identity(name).public for name in ("ada", "bela", "cleo")}
 
 
-# -- the plan ---------------------------------------------------------------------------------------------------------
+# -- the plan ------------------------------------------------------------------------------------------------------
 
 
 def others(plan: Plan) -> dict[str, list[Any]]:

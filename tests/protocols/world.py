@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.runs import Draws, identity, text
 
 from interlock.protocols import corpus
-from interlock.protocols.canonical import Message, decode
+from interlock.protocols.canonical import decode
 from interlock.protocols.coordinator import Coordinator, RunEnded
 from interlock.protocols.effects import After, Announce, Blob, Draw, Effects, Event, Send, Stop, Store, Work
 from interlock.protocols.errors import InterlockError, Refused
@@ -31,7 +32,7 @@ class Sent:
 
     source: str
     to: str
-    message: Message
+    message: Any
     blobs: tuple[Blob, ...] = ()
 
 
@@ -83,7 +84,7 @@ class World:
         self.roles[name], self.stores[name] = role, {}
         self._names[identity(name).public], self._draws[name] = name, Draws(name)
         self._timers[name] = set()
-        self._queue.append((name, lambda: role.restore({})))  # type: ignore[no-any-return]
+        self._queue.append((name, partial(role.restore, {})))
 
     def run(self, *, until: Callable[[World], bool] = lambda world: False) -> World:
         """Go on until all rounds are taken, some role stops, or `until` says so."""
@@ -104,7 +105,7 @@ class World:
             for timer in sorted(t for t in timers if not t.startswith("patience")):
                 timers.discard(timer)
                 role = self.roles[name]
-                self._queue.append((name, lambda role=role, timer=timer: role.on_timer(timer)))  # type: ignore[misc]
+                self._queue.append((name, partial(role.on_timer, timer)))
 
     def _step(self, name: str, call: Callable[[], Effects]) -> None:
         role = self.roles[name]
@@ -126,10 +127,10 @@ class World:
                     self.stores[name][key] = value
                 case Draw(what, size):
                     drawn = self._draws[name](size)
-                    self._queue.append((name, lambda w=what, d=drawn: role.on_drawn(w, d)))  # type: ignore[misc]
+                    self._queue.append((name, partial(role.on_drawn, what, drawn)))
                 case Work(job):
                     result = self._work(name, job)
-                    self._queue.append((name, lambda j=job, r=result: role.on_done(j, r)))  # type: ignore[misc]
+                    self._queue.append((name, partial(role.on_done, job, result)))
                 case After(_, timer):
                     self._timers[name].add(timer)
                 case Stop(error):
@@ -138,7 +139,7 @@ class World:
     def deliver(self, sent: Sent) -> None:
         """Put a message into the queue."""
         role, source = self.roles[sent.to], identity(sent.source).public
-        self._queue.append((sent.to, lambda: role.on_message(source, sent.message, sent.blobs)))
+        self._queue.append((sent.to, partial(role.on_message, source, sent.message, sent.blobs)))
 
     def _work(self, name: str, job: Any) -> Any:
         engine = self.engines[name]
