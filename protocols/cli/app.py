@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     from . import keyholder, runs, serve  # noqa: F401  they register their commands
 
     try:
-        app(args=None if arguments is None else list(arguments))
+        app(args=None if arguments is None else list(arguments), prog_name="interlock")
     except InterlockError as error:
         _fail(str(error), error.todo)
     except VaultError as error:

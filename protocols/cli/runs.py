@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as jsonlib
 import shutil
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -158,7 +157,7 @@ def up(
     machine.set_threads(threads)
     from ..service.rundir import RunDir
 
-    run, start = RunDir(directory), time.monotonic()
+    run, start = RunDir(directory), machine.now_s()
     _follow(run, json=json, disclose=False, threads=threads)
     _finish(run, start, json=json, report=None)
 
@@ -223,14 +222,14 @@ def demo(
     if verify is not None:
         _verify(verify, json=json)
         return
-    start = time.monotonic()
+    start = machine.now_s()
     machine.set_threads(1)
+    _clear(directory)
     tell = note if json else say
     if no_plain:
         tell("demo: one machine holds all keys, so nothing is protected from it.")
     else:
         tell("demo: this process alone will know all stages' seeds, because it trains a plain copy to compare.")
-    _clear(directory)
     run = _found(directory, Choices(name="demo", local=3, rounds=rounds, decay=rounds // 2), json=json)
     _follow(run, json=json, disclose=not no_plain, threads=1)
     if not no_plain:
@@ -253,7 +252,7 @@ def _clear(directory: Path) -> None:
 def _compare(run: RunDir) -> None:
     from ..service.local import run_child
 
-    run_child(["plain", str(run.path), "--json", "--threads", "2"], run.path / "plain.txt")
+    run_child(["plain", str(run.path), "--json", "--threads", "1"], run.path / "plain.txt")
 
 
 def _follow(run: RunDir, *, json: bool, disclose: bool, threads: int) -> None:
@@ -275,7 +274,7 @@ def _finish(run: RunDir, start: float, *, json: bool, report: Path | None, bars:
 
     picture.draw(run)
     found = measure(run)
-    found["wall_seconds"] = time.monotonic() - start
+    found["wall_seconds"] = machine.now_s() - start
     found["bars"] = demo_bars(found) if bars else []
     data = jsonlib.dumps(found, indent=2).encode() + b"\n"
     write_whole(run.report, data)

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import Misused
 from ..service import machine
-from .app import app, note
+from .app import app, note, say
 
 if TYPE_CHECKING:
     from ..members import Invitation
@@ -84,12 +84,15 @@ def coordinator(
     memory: Memory = None,
     parent: Parent = None,
 ) -> None:
-    """Coordinate a run: plans, journal, corpus. Sees no weight, no activation and no secret."""
+    """Coordinate a run: plans, journal, corpus. Sees no weight, no activation and no secret.
+
+    Prints the join URL once it listens, and keeps it in the directory's file 'url' until it ends.
+    """
     settle(threads, memory, parent)
     from ..service import coordinator
     from ..service.rundir import RunDir
 
-    coordinator.serve(RunDir(directory), bind=bind, advertise=advertise, patience_s=patience)
+    coordinator.serve(RunDir(directory), bind=bind, advertise=advertise, patience_s=patience, told=say)
 
 
 @serve.command()

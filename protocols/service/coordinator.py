@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from interlock.vault import Identity
 
 from .. import corpus, messages
@@ -13,12 +15,13 @@ from .rundir import RunDir, write_whole
 from .url import JoinURL, endpoint, reachable
 
 
-def serve(run: RunDir, *, bind: str, advertise: str, patience_s: float) -> None:
+def serve(run: RunDir, *, bind: str, advertise: str, patience_s: float, told: Callable[[str], None]) -> None:
     """Coordinate the run of a directory until a signal comes.
 
     Args:
         bind: HOST:PORT, port 0 for any. advertise: what others are told instead, or empty.
         patience_s: how long a tick may take before the run stops and names who is missing.
+        told: hears the join URL once it listens.
 
     Raises:
         InterlockError: E616, the key is not the manifest's; E701, E705, E714; or what stopped the run.
@@ -44,6 +47,7 @@ def serve(run: RunDir, *, bind: str, advertise: str, patience_s: float) -> None:
         host, port = reachable(transport.address, advertise)
         url = JoinURL(host=host, port=port, run=manifest.run, key=identity.public, curve=identity.curve_public)
         write_whole(run.url, f"{url}\n".encode())
+        told(str(url))
 
     async def main(process: Process) -> None:
         try:

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+import time
 
 from ..errors import Failed, Misused
 
@@ -58,3 +59,8 @@ def die_with(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before we asked
         raise Failed(721, "the process that started this one is gone")
+
+
+def now_s() -> float:
+    """Seconds on a clock that never goes back."""
+    return time.monotonic()

@@ -59,6 +59,7 @@ class _Ledger:
         self._opening: Opening | None = None
         self._close: Close | None = None
         self._ended = True
+        self.plans: dict[int, set[str]] = {}  # digests of the plans of each tick
         self.openings: dict[int, Opening] = {}
         self.members: dict[int, Members] = {}
         self.states: dict[tuple[int, bytes], bytes] = {}  # (tick, member): reported digest
@@ -115,6 +116,7 @@ class _Ledger:
         if plan.head != previous or plan.run != self.manifest.run:
             raise Refused(310, "the plan does not follow the row before it")
         self._plan, self._opening, self._close = plan, None, None
+        self.plans.setdefault(plan.tick, set()).add(plan.digest.hex())
 
     def _opened(self, body: Opened) -> None:
         plan = self._plan
@@ -211,8 +213,13 @@ def _releases(run: RunDir, ledger: _Ledger) -> Iterator[str]:
             continue  # its keyholder keeps it elsewhere
         plans = announced.setdefault(name, {})
         for event in read_events(folder):
-            if event["event"] == "GateReleased" and plans.setdefault(event["tick"], event["plan"]) != event["plan"]:
-                yield f"gate-{name}: released two plans of tick {event['tick']}"
+            if event["event"] != "GateReleased":
+                continue
+            tick, plan = event["tick"], event["plan"]
+            if plans.setdefault(tick, plan) != plan:
+                yield f"gate-{name}: released two plans of tick {tick}"
+            if plan not in ledger.plans.get(tick, ()):
+                yield f"gate-{name}: released a plan of tick {tick} that the journal does not have"
     for tick, opening in ledger.openings.items():
         for release in opening.releases:
             name = names[release.gate]

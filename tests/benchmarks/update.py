@@ -46,7 +46,7 @@ class FloatStage:
                 w.sub_(self._newton_schulz(m), alpha=RATE * max(1.0, s.rows / s.columns) ** 0.5)
             else:
                 v.mul_(0.95).add_(g.square().mean(dim=1, keepdim=True), alpha=0.05)
-                size = RATE if s.kind == "embedding" else RATE / s.columns**0.5
+                size = 10 * RATE if s.kind == "embedding" else 4 * RATE / s.columns**0.5
                 w.addcmul_(m, v.rsqrt(), value=-0.1 * size)
 
     @staticmethod

@@ -26,6 +26,9 @@ from interlock.protocols.release import Opening
 from interlock.protocols.service.engine import Engine
 
 
+RINGS_MAX = 20  # of timers, while no row is written
+
+
 @dataclass(frozen=True)
 class Sent:
     """One message on its way, by the names of sender and receiver."""
@@ -87,17 +90,26 @@ class World:
         self._queue.append((name, partial(role.restore, {})))
 
     def run(self, *, until: Callable[[World], bool] = lambda world: False) -> World:
-        """Go on until all rounds are taken, some role stops, or `until` says so."""
-        idle = 0
-        while idle < 10 and not self.stopped and not until(self):
+        """Go on until all rounds are taken, some role stops, or `until` says so.
+
+        A run that is stuck ends too: when timers have rung many times and the journal has not grown.
+        """
+        rings, known = 0, 0
+        while not self.stopped and not until(self):
             if self.events and isinstance(self.events[-1][1], RunEnded):
                 break
-            idle = 0 if self._queue else idle + 1
             if not self._queue:
+                rings, known = (rings + 1 if known == self._written else 0), self._written
+                if rings > RINGS_MAX:
+                    break
                 self._ring()
             name, call = self._queue.popleft()
             self._step(name, call)
         return self
+
+    @property
+    def _written(self) -> int:
+        return len(self.stores["coordinator"])
 
     def _ring(self) -> None:
         """Nothing else moves: every timer rings, but those that give up."""

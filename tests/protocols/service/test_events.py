@@ -1,0 +1,37 @@
+"""Events are one JSON line each, and are read whole or not yet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from interlock.protocols.effects import Event
+from interlock.protocols.service.events import EventFile, EventTail, read_events
+
+
+class Seen(Event, frozen=True, kw_only=True):
+    number: int
+    peer: bytes | None
+
+
+def test_an_event_is_a_line_with_its_name_and_time(tmp_path: Path) -> None:
+    events = EventFile(tmp_path)
+    events(Seen(number=3, peer=b"\x01\xff"))
+    (line,) = (tmp_path / "events.jsonl").read_text().splitlines()  # written before it is closed
+    found = json.loads(line)
+    assert found.pop("time") > 1e9
+    assert found == {"event": "Seen", "number": 3, "peer": "01ff"}
+    events.close()
+
+
+def test_a_line_cut_short_is_read_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    tail = EventTail(tmp_path)
+    assert tail.news() == []
+    path.write_text('{"event": "A"}\n{"event"')
+    assert tail.news() == [{"event": "A"}]
+    with path.open("a") as file:
+        file.write(': "B"}\n')
+    assert tail.news() == [{"event": "B"}]
+    assert tail.news() == []
+    assert [event["event"] for event in read_events(tmp_path)] == ["A", "B"]

@@ -1,0 +1,204 @@
+"""A whole run in real processes: it trains as one plain process does, leaves nobody behind, and can be checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from interlock.protocols.canonical import decode, encode
+from interlock.protocols.errors import Failed, Misused
+from interlock.protocols.journal import Row
+from interlock.protocols.service import picture, plain
+from interlock.protocols.service.choices import Choices
+from interlock.protocols.service.found import found
+from interlock.protocols.service.local import Local, follow
+from interlock.protocols.service.report import measure
+from interlock.protocols.service.rundir import RunDir
+from interlock.protocols.service.status import lines, snapshot
+from interlock.protocols.service.verify import contradictions
+
+SMALL = Choices(
+    name="small", local=3, stages=2, replicas=1, relays=1, width=16, heads=2, layers_per_stage=1, hidden=32,
+    context=32, rounds=4, epoch_rounds=2, microbatches=2, rows=8, decay=1, validation_bytes=5000,
+)  # fmt: skip
+PROCESSES = 7
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="asks the system about processes as Linux does"),
+]
+
+
+def texts(folder: Path) -> tuple[Path, ...]:
+    for number in range(8):
+        text = "".join(f"file {number}, line {n}: {n * n % 97} foxes\n" for n in range(100))
+        (folder / f"{number}.txt").write_text(text)
+    return (folder,)
+
+
+def small(folder: Path) -> RunDir:
+    data = folder / "texts"
+    data.mkdir()
+    changed = Choices(**{n: getattr(SMALL, n) for n in SMALL.__slots__} | {"data": texts(data)})
+    return found(folder / "run", changed)[0]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A run that has taken all its rounds, with its plain copy and its report."""
+    run = small(tmp_path_factory.mktemp("local"))
+    news: list[object] = []
+    assert follow(Local(run, disclose=True), news.extend)
+    assert len(news) > PROCESSES
+    plain.train(run)
+    run.report.write_text(json.dumps(measure(run) | {"wall_seconds": 1.0}))
+    return run
+
+
+@pytest.fixture
+def copy(ended: RunDir, tmp_path: Path) -> RunDir:
+    """The same, to be spoilt."""
+    shutil.copytree(ended.path, tmp_path / "copy")
+    return RunDir(tmp_path / "copy")
+
+
+def test_a_run_trains_as_one_plain_process_does(ended: RunDir) -> None:
+    report = measure(ended)
+    assert (report["rounds"], report["epochs"], report["voids"]) == (4, 2, 0)
+    assert (report["nodes"], report["gates"], report["relays"]) == (2, 3, 1)
+    assert report["tokens"] == 4 * 2 * 8 * 32
+    assert report["val_loss_last"] < report["val_loss_first"]
+    assert report["gap_60"] < 1e-3
+    assert abs(report["val_loss_last"] - report["plain_val_loss_last"]) < 1e-3
+    assert report["boundary_bytes_per_token"] == 2 * 16 * 3  # there and back, 16 numbers of 24 bits
+
+
+def test_status_and_picture_come_from_the_journal(ended: RunDir) -> None:
+    found = snapshot(ended)
+    assert (found["state"], found["round"], found["rounds"]) == ("ended", 4, 4)
+    assert sorted(found["nodes"]) == ["node-0", "node-1"]
+    assert any("round 4 of 4" in line for line in lines(found, ended.manifest()))
+    picture.draw(ended)
+    assert ended.picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_honest_run_has_no_contradiction(ended: RunDir) -> None:
+    assert contradictions(ended) == []
+
+
+def change_report(run: RunDir) -> None:
+    report = json.loads(run.report.read_text())
+    run.report.write_text(json.dumps(report | {"val_loss_last": report["val_loss_last"] - 0.01}))
+
+
+def change_events(file: str, pattern: str, replacement: str) -> Callable[[RunDir], None]:
+    def change(run: RunDir) -> None:
+        path = run.path / file / "events.jsonl"
+        text = path.read_text()
+        path.write_text(re.sub(pattern, replacement, text, count=1))
+        assert path.read_text() != text
+
+    return change
+
+
+def change_row(run: RunDir) -> None:
+    """Raise a loss in the journal; the coordinator's signature then does not fit."""
+    with sqlite3.connect(run.journal) as database:
+        keys = database.execute("SELECT key, value FROM stored WHERE key LIKE 'row %' ORDER BY key").fetchall()
+        for key, value in keys:
+            row = decode(value, Row)
+            if type(row.body).__name__ == "Committed":
+                changed = encode(row)[:-64] + bytes(64)
+                database.execute("UPDATE stored SET value = ? WHERE key = ?", (changed, key))
+                break
+    database.close()
+
+
+def drop_row(run: RunDir) -> None:
+    with sqlite3.connect(run.journal) as database:
+        database.execute("DELETE FROM stored WHERE key = 'row 00000009'")
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (change_report, "'val_loss_last'"),
+        (change_row, "journal: E206"),
+        (drop_row, "journal: E310"),
+        (change_events("node-0", r'("event":"FrameSent","tick":)\d+', r"\g<1>99"), "node-0: FrameSent of tick 99"),
+        (change_events("relay-0", r'("event":"Carried","tick":)\d+', r"\g<1>3"), "relay-0: Carried of tick 3"),
+        (change_events("node-1", r'("event":"NodeReported".*"state":")\w{8}', r"\g<1>00000000"), "node-1: its state"),
+        (change_events("gate-ada", r'("event":"GateReleased".*"plan":")\w{8}', r"\g<1>00000000"), "gate-ada: "),
+        (
+            change_events("relay-0", r'("event":"Carried","tick":4.*"size":)\d+', r"\g<1>7"),
+            "'boundary_bytes_per_token'",
+        ),
+    ],
+)
+def test_each_contradiction_is_named(copy: RunDir, change: Callable[[RunDir], None], named: str) -> None:
+    change(copy)
+    assert any(named in line for line in contradictions(copy))
+
+
+def test_a_run_begins_once(ended: RunDir) -> None:
+    with pytest.raises(Misused, match="E710"):
+        Local(ended)
+
+
+def test_only_disclosed_seeds_can_be_compared(copy: RunDir) -> None:
+    (copy.path / "node-0" / "seed.json").unlink()
+    with pytest.raises(Misused, match="E730"):
+        plain.train(copy)
+
+
+def test_a_process_that_ends_early_ends_the_run_by_name(tmp_path: Path) -> None:
+    run = small(tmp_path)
+    run.key("relay-0").chmod(0o644)  # its process refuses a key that others can read
+    with pytest.raises(Failed, match=r"E708 relay-0 ended with status 1") as caught:
+        follow(Local(run), lambda news: None)
+    assert "E101" in caught.value.what
+
+
+def processes(run: RunDir) -> list[int]:
+    """Descriptors that become readable when a process of the run has ended."""
+    logs = [path.read_text() for path in run.path.glob("*/log.txt")]
+    return [os.pidfd_open(int(found[1])) for log in logs if (found := re.search(r"started, process (\d+)", log))]
+
+
+def started(run: RunDir) -> subprocess.Popen[str]:
+    """`interlock up`, once the first process has joined."""
+    command = [sys.executable, "-m", "interlock.protocols.cli", "up", str(run.path), "--json"]
+    up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert up.stdout is not None
+    assert json.loads(up.stdout.readline())["event"] == "joined"
+    return up
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_the_one_that_started_it(tmp_path: Path, number: signal.Signals) -> None:
+    run = small(tmp_path)
+    up = started(run)
+    left = processes(run)
+    assert left
+    up.send_signal(number)
+    _, said = up.communicate(timeout=60)
+    while left:
+        ended, _, _ = select.select(left, [], [], 30)
+        assert ended, "a process was left behind"
+        left = [fd for fd in left if fd not in ended]
+        for fd in ended:
+            os.close(fd)
+    if number == signal.SIGINT:
+        assert (up.returncode, said) == (130, f"stopped after round 0 of {SMALL.rounds}\n")
+        assert not run.url.exists()
