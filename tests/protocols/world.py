@@ -25,7 +25,6 @@ from interlock.protocols.relay import Relay
 from interlock.protocols.release import Opening
 from interlock.protocols.service.engine import Engine
 
-
 RINGS_MAX = 20  # of timers, while no row is written
 
 
