@@ -64,6 +64,7 @@ class Changing:
     _reveals: dict[bytes, bytes] = field(default_factory=dict)
     _matrix: bytes | None = None  # as shipped by our lead: this group's turn, or its first bridge
     _turn_before: bytes | None = None
+    _seed: Secret = field(default_factory=lambda: Secret(b""))
     _asked: set[str] = field(default_factory=set)
     _sent: set[str] = field(default_factory=set)
 
@@ -155,12 +156,13 @@ class Changing:
         if "prepare" in self._asked or (self.needs_text and not has_text):
             return None
         self._asked.add("prepare")
+        self._seed = Secret(combine(self._reveals))
         return Prepare(
             tick=seat.tick,
             stage=seat.stage,
             change="start" if start else "turn",
             run=seat.plan.run,
-            seed=Secret(combine(self._reveals)),
+            seed=self._seed,
             group=self._group,
             before=self._pairs.get(BEFORE),
             after=self._pairs.get(AFTER),
@@ -213,6 +215,7 @@ class Changing:
                 key.erase()
         self._drawn = None
         self._reveals.clear()
+        self._seed.erase()
         self._matrix = self._turn_before = None
 
     # -----------------------------------------------------------------------------------------------------------

@@ -169,6 +169,8 @@ class Coordinator:
         for row in rows:
             self._fold(row)
         effects: Effects = [After(1.0, "look")]
+        if self._plan is not None and self._open:
+            effects.append(After(self._patience_s, f"patience {self._plan.tick}"))
         effects += [Admit(j.record.identity, j.record.curve) for j in self._joins.values()]
         return effects
 
@@ -489,9 +491,7 @@ class Coordinator:
         return self._end(Measured(tick=plan.tick, measurements=everyone))
 
     def _end(self, body: Body) -> Effects:
-        effects = self._write(body)
-        self._plan = None
-        return [*effects, *self._advance()]
+        return [*self._write(body), *self._advance()]
 
     def _missing(self) -> list[str]:
         plan = self._plan
@@ -546,6 +546,8 @@ class Coordinator:
             self._evaluated, self._attempt = self._round, 0
         elif isinstance(body, Voided):
             self._attempt += 1
+        if isinstance(body, Committed | Changed | Measured | Voided):
+            self._plan = None  # the tick has ended
 
     def _rescale(self, body: Closed) -> None:
         """Exponents of the next round's gradient frames, from the largest gradients of this one."""

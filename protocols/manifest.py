@@ -154,7 +154,7 @@ class Manifest(Plain, frozen=True, array_like=True, kw_only=True):
         """Check everything that types cannot say.
 
         Raises:
-            Misused: E610 impossible thresholds, E611 impossible shapes, E612 impossible training.
+            Misused: E602 too little text, E610 impossible thresholds, E611 impossible shapes, E612 impossible training.
         """
         committee, n = self.committee, len(self.committee.keyholders)
         if len(committee.identities()) != n or len({k.name for k in committee.keyholders}) != n:
@@ -190,6 +190,13 @@ class Manifest(Plain, frozen=True, array_like=True, kw_only=True):
                 self.shape(stage)
         except KernelError as error:
             raise Misused(611, str(error)) from None
+        if self.frame_width - self.frame_fraction < 4:
+            raise Misused(
+                611,
+                "frames would hold no whole numbers",
+                expected=f"a fraction of at most {self.frame_width - 4} bits",
+                actual=self.frame_fraction,
+            )
         if self.model.width > 4096:
             raise Misused(
                 611, "the exact update is proved up to width 4096", expected="<= 4096", actual=self.model.width

@@ -155,8 +155,8 @@ class Relay:
         if isinstance(message, Frame):
             return self._frame(source, message, blobs)
         if isinstance(message, Taken):
-            kept = self._kept.get(message.header, (None, None, ()))[1]
-            if not isinstance(kept, Frame) or kept.header.sender != message.sender:
+            to, kept, _ = self._kept.get(message.header, ((), None, ()))
+            if not isinstance(kept, Frame) or kept.header.sender != message.sender or source not in to:
                 raise Refused(303, "a receipt for a frame that this relay did not carry")
             return [Send(message.sender, message)]
         verify_sealed(message, self._manifest.run)

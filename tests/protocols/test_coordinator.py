@@ -1,0 +1,52 @@
+"""The coordinator alone: what it does after a restart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.runs import identity, manifest, play, text
+
+from interlock.protocols import corpus
+from interlock.protocols.canonical import decode
+from interlock.protocols.coordinator import Coordinator
+from interlock.protocols.effects import After, Send
+from interlock.protocols.gate import Propose
+from interlock.protocols.journal import Changed, Committed, Measured, Opened, Row
+from interlock.protocols.release import Ready
+
+NODES = [f"node{i}" for i in range(6)]
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[tuple[str, bytes]]:
+    values = play(manifest()).stores["coordinator"].values
+    return sorted(values.items())
+
+
+def restarted(rows: list[tuple[str, bytes]], kind: type) -> tuple[list[Any], list[Any], Row]:
+    """A coordinator restored from the rows up to the first of `kind`: its first effects, and what it then proposes."""
+    decoded = [decode(value, Row) for _, value in rows]
+    end = next(i for i, row in enumerate(decoded) if isinstance(row.body, kind))
+    made, whole = manifest(), text()
+    index = corpus.index(whole)
+    role = Coordinator(identity("coordinator"), made, index=index, chunk=lambda n: corpus.chunk(whole, n))
+    first = role.restore(dict(rows[: end + 1]))
+    effects: list[Any] = []
+    for name in [*NODES, "ada", "bela"]:
+        effects += role.on_message(identity(name).public, Ready(tick=0), ())
+    return first, effects, decoded[end]
+
+
+@pytest.mark.parametrize("kind", [Committed, Changed, Measured])
+def test_a_coordinator_that_restarts_after_a_finished_tick_plans_the_next(rows: Any, kind: type) -> None:
+    _, effects, last = restarted(rows, kind)
+    asks = [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, Propose)]
+    assert {ask.plan.tick for ask in asks} == {last.body.tick + 1}
+    assert asks[0].plan.head == last.digest
+
+
+def test_a_coordinator_that_restarts_in_an_open_tick_gives_it_its_time_and_plans_no_other(rows: Any) -> None:
+    first, effects, last = restarted(rows, Opened)
+    assert f"patience {last.body.tick}" in [e.name for e in first if isinstance(e, After)]
+    assert not [e for e in effects if isinstance(e, Send) and isinstance(e.message, Propose)]
