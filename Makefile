@@ -25,7 +25,7 @@ export MKL_NUM_THREADS ?= 1
 help: ## say what each target does
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1	\2/p' Makefile
 
-demo: $(VENV)/.installed ## train a small model on this machine and stop it: runs/demo/report.json
+demo: $(VENV)/.installed ## train a small model on this machine: runs/demo/report.json
 	@mkdir -p runs/demo
 	$(BIN)/interlock demo --report runs/demo/report.json $(ARGS)
 
