@@ -35,6 +35,7 @@ from .seat import Seat, Secrets
 
 NONE = bytes(32)
 GROUP, BEFORE, AFTER = 0, 1, 2  # parts of purpose "secret"
+WAITING_MAX = 64  # sealed messages that cannot be opened yet; 15 replicas send at most 33
 
 
 @dataclass(slots=True)
@@ -116,6 +117,8 @@ class Changing:
         self._verify_sender(message)
         if digest("interlock/content", bytes(blob.data)) != message.content:
             raise Refused(305, f"sealed traffic of {message.sender.hex()[:12]} was changed on its way")
+        if len(self._waiting) >= WAITING_MAX:
+            raise Refused(305, f"more than {WAITING_MAX} sealed messages wait in tick {self.seat.tick}")
         self._waiting.append((message, blob))
         return self.move()
 
