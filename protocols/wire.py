@@ -32,6 +32,8 @@ from .effects import Blob
 from .errors import Refused
 
 VERSION = 1
+WINDOW = 1024  # how far below a sender's highest sequence number a late message may be
+_WINDOW_MASK = (1 << WINDOW) - 1
 
 Buffer: TypeAlias = bytes | memoryview
 
@@ -163,7 +165,7 @@ def is_self_signed(message: Message) -> bool:
 
 
 class Replay:
-    """Refuses a sequence number that a sender has already passed.
+    """Refuses a sequence number that a sender has already used; late ones pass within a window (RFC 6479's rule).
 
     A process starts at its clock's microseconds, so it stays above what it used before a restart. The guard keeps
     the senders heard last, `senders_max` of them: one that is forgotten could repeat old messages of its own, and
@@ -171,28 +173,32 @@ class Replay:
     """
 
     def __init__(self, senders_max: int = 4096) -> None:
-        self._highest: OrderedDict[bytes, int] = OrderedDict()
+        self._heard: OrderedDict[bytes, tuple[int, int]] = OrderedDict()  # highest, and a bit for each one below it
         self._senders_max = senders_max
 
     def check(self, sender: bytes, sequence: int) -> None:
         """Take note of a sequence number.
 
         Raises:
-            Refused: E207, it is not above all earlier ones of this sender.
+            Refused: E207, this sender has used it, or it is WINDOW or more below the highest.
         """
-        highest = self._highest.get(sender, -1)
-        if sequence <= highest:
+        highest, used = self._heard.get(sender, (sequence, 0))
+        if sequence > highest:
+            gap = sequence - highest
+            highest, used = sequence, used << gap if gap < WINDOW else 0
+        bit = 1 << (highest - sequence) if highest - sequence < WINDOW else 0
+        if not bit or used & bit:
             raise Refused(
                 207,
                 f"replayed message of {_short(sender)}",
-                expected=f"a sequence above {highest}",
+                expected=f"a sequence not used before, above {highest - WINDOW}",
                 actual=sequence,
                 todo="If this process was restarted, check its clock.",
             )
-        self._highest[sender] = sequence
-        self._highest.move_to_end(sender)
-        if len(self._highest) > self._senders_max:
-            self._highest.popitem(last=False)
+        self._heard[sender] = highest, (used | bit) & _WINDOW_MASK
+        self._heard.move_to_end(sender)
+        if len(self._heard) > self._senders_max:
+            self._heard.popitem(last=False)
 
 
 def _check_sizes(parts: Sequence[Buffer], limits: Limits) -> None:
