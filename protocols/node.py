@@ -235,7 +235,10 @@ class Node:
         key = tick_key(opening)
         seat = self._seat = Seat(self._identity, self._manifest, opening, key, members, stage)
         effects: Effects = [Announce(NodeOpened(tick=plan.tick, kind=plan.kind, plan=plan.digest.hex(), stage=stage))]
-        effects += self._adopt(seat)
+        try:
+            effects += self._adopt(seat)
+        except Failed as lost:
+            return [Stop(lost)]
         if plan.change:
             self._epoch_keys[plan.tick] = key
             needs_text = seat.first or seat.last
@@ -265,23 +268,21 @@ class Node:
         self._said.clear()
 
     def _adopt(self, seat: Seat) -> Effects:
-        """Which of our states the plan starts from; everything else is erased.
+        """Take up the state of ours that the plan starts from; every other is erased.
 
         Raises:
-            Failed: E308, we hold neither.
+            Failed: E308, we do not hold it.
         """
         base = seat.plan.base
         made = 0 if base is None else base.made[seat.stage]
         if made not in (self._base, self._ready):
-            number = 308
-            error = Failed(
-                number,
+            raise Failed(
+                308,
                 "this node does not hold the state that the run goes on from",
                 expected=f"made in tick {made}",
                 actual=f"tick {self._base}",
                 todo="Join again.",
             )
-            return [Stop(error)]
         if made == self._ready and self._prepared_secrets is not None:
             if self._secrets is not None:
                 self._secrets.erase()
