@@ -56,11 +56,12 @@ class Adopted(Event, frozen=True, kw_only=True):
 
 
 class GaveUp(Event, frozen=True, kw_only=True):
-    """This node could not finish a tick."""
+    """This node could not finish a tick. suspect: identity of whose bytes were wrong, in hex, or empty."""
 
     tick: int
     number: int
     what: str
+    suspect: str = ""
 
 
 class Node:
@@ -179,7 +180,7 @@ class Node:
         elif seat is None or getattr(job, "tick", None) != seat.tick or self._gave_up:
             pass
         elif isinstance(result, InterlockError):
-            effects += self._give_up(result)
+            effects += self._give_up(result, suspect=self._suspect(seat, job, result))
         elif isinstance(part, Passing):
             if isinstance(job, Pass) and isinstance(result, Passed):
                 effects += part.passed(job, result)
@@ -348,7 +349,13 @@ class Node:
                 self._said[_subject(effect.message)] = effect
         return effects
 
-    def _give_up(self, error: InterlockError) -> Effects:
+    def _suspect(self, seat: Seat, job: object, error: InterlockError) -> bytes:
+        """Whose fault an arrived frame is: nobody changes bytes on the way but the relay, and the rest is signed."""
+        if not isinstance(job, Pass) or job.arrival is None or error.number not in (306, 405):
+            return b""
+        return seat.relay(job.microbatch) if error.number == 306 else job.arrival.header.sender
+
+    def _give_up(self, error: InterlockError, suspect: bytes = b"") -> Effects:
         seat = self._seat
         assert seat is not None
         self._gave_up = True
@@ -356,13 +363,13 @@ class Node:
         trouble = Trouble(
             tick=seat.tick,
             number=error.number,
-            what=error.what[:300],
+            what=f"{error.what[:250]}{' by ' if suspect else ''}{suspect.hex()[:12]}",
             where=max(0, boundary if error.number == 402 else seat.stage),
             bits=error.bits if isinstance(error, Overflowed) else 0,
         )
         return [
             Send(self._manifest.coordinator, trouble),
-            Announce(GaveUp(tick=seat.tick, number=error.number, what=error.what)),
+            Announce(GaveUp(tick=seat.tick, number=error.number, what=error.what, suspect=suspect.hex())),
         ]
 
     def _pump(self) -> Effects:

@@ -11,18 +11,18 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from interlock.protocols import corpus, messages
+from interlock.protocols.canonical import decode
 from interlock.protocols.coordinator import Coordinator, RunEnded
 from interlock.protocols.effects import Effects
 from interlock.protocols.gate import Gate
 from interlock.protocols.journal import Row
-from interlock.protocols.canonical import decode
 from interlock.protocols.manifest import Committee, Keyholder, Manifest, Model, Training
 from interlock.protocols.members import Invitation, make_invitation
 from interlock.protocols.node import Node
 from interlock.protocols.relay import Relay
 from interlock.vault import Identity
 
-from .history import Seen
+from .history import Seen, Stored
 from .spec import Spec, action
 from .symbolic import SymbolicEngine
 
@@ -53,7 +53,9 @@ class RunSpec(Spec):
     def cast(self) -> Mapping[bytes, Any]:
         """Everyone, by identity key."""
         self.engines = {name: SymbolicEngine(self.manifest) for name in self.named("n")}
-        return {name: self.role(name) for name in (key(COORDINATOR), *self.named("g"), *self.named("r"), *self.named("n"))}
+        return {
+            name: self.role(name) for name in (key(COORDINATOR), *self.named("g"), *self.named("r"), *self.named("n"))
+        }
 
     def restarted(self, name: Any) -> Any:
         """Nothing but what it stored is left of whoever starts again."""
@@ -113,7 +115,11 @@ class RunSpec(Spec):
 
     def rows(self, seen: Seen) -> list[Row]:
         """The coordinator's journal so far."""
-        return [_row(stored.value) for stored in seen.stored() if stored.key.startswith("row ")]
+        return [self.row(stored) for stored in seen.stored() if stored.key.startswith("row ")]
+
+    def row(self, stored: Stored) -> Row:
+        """A row as it was stored."""
+        return _row(stored.value)
 
     def ended(self, seen: Seen) -> bool:
         """Whether all rounds are taken."""

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.protocols.world import Sent, World, rows_of
-from tests.runs import manifest
+from tests.runs import identity, manifest
 
-from interlock.protocols.journal import Changed, Committed, Joined, Row
+from interlock.protocols.boundary import Frame
+from interlock.protocols.coordinator import RunEnded
+from interlock.protocols.effects import Blob
+from interlock.protocols.journal import Changed, Committed, Joined, Row, Voided
+from interlock.protocols.node import GaveUp
 from interlock.protocols.release import Released
 from interlock.protocols.round import Trouble
 
@@ -106,3 +111,22 @@ def test_a_gate_that_comes_late_or_has_lost_its_store_can_take_anothers_place(ti
     world = World(manifest(training=TRAINING), change=change)
     ended_alike(world.run(), undisturbed)
     assert {sent.source for sent in world.all_sent(Released)} == {"ada", "bela", "cleo"}
+
+
+def test_a_relay_that_changes_a_frame_is_named_and_costs_one_void() -> None:
+    changed: list[Sent] = []
+
+    def change(sent: Sent) -> list[Sent]:
+        if isinstance(sent.message, Frame) and sent.source == "relay1" and not changed:
+            changed.append(sent)
+            data = bytearray(sent.blobs[0].data)
+            data[5] ^= 1
+            return [replace(sent, blobs=(Blob(data),))]
+        return [sent]
+
+    world = World(manifest(training=TRAINING), change=change).run()
+    assert [(event.number, event.suspect) for event in world.seen(GaveUp)] == [(306, identity("relay1").public.hex())]
+    (void,) = [row.body for row in world.rows() if isinstance(row.body, Voided)]
+    assert void.number == 306
+    assert identity("relay1").public.hex()[:12] in void.reason
+    assert world.seen(RunEnded)
