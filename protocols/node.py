@@ -98,6 +98,11 @@ class Node:
         self._heard: set[bytes] = set()  # digests of what came through relays in this tick
         self._said: dict[object, Send] = {}  # in this tick, as far as nobody said that it came
 
+    @property
+    def identity(self) -> bytes:
+        """Its identity key."""
+        return self._identity.public
+
     # -- inputs -------------------------------------------------------------------------------------------------
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:

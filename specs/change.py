@@ -58,11 +58,12 @@ class Change(RunSpec):
     @always
     def no_older_epoch(self, seen: Seen) -> bool:
         "Nobody reads a frame of another tick than the one it has open, so none of an older epoch either."
+        of = {sent.header.digest.hex(): sent.header.unit.tick for sent in seen.sent(Frame)}
         tick: dict[str, int] = {}
         for event in sorted((*seen(NodeOpened), *seen(FrameRead)), key=lambda event: event.nth):
             if isinstance(event.what, NodeOpened):
                 tick[event.by] = event.tick
-            elif event.tick != tick.get(event.by):
+            elif of[event.header] != tick.get(event.by):
                 return False
         return True
 

@@ -14,6 +14,7 @@ from interlock.protocols import corpus, messages
 from interlock.protocols.canonical import decode
 from interlock.protocols.coordinator import Coordinator, RunEnded
 from interlock.protocols.effects import Effects
+from interlock.protocols.errors import Misused
 from interlock.protocols.gate import Gate
 from interlock.protocols.journal import Row
 from interlock.protocols.manifest import Committee, Keyholder, Manifest, Model, Training
@@ -28,6 +29,7 @@ from .symbolic import SymbolicEngine
 
 TEXT = corpus.Corpus(b"train " * 40, b"validation")
 COORDINATOR = "coordinator"
+STUMBLES_MAX = 3  # fewer than void a round for good
 
 
 class RunSpec(Spec):
@@ -36,7 +38,14 @@ class RunSpec(Spec):
     Attributes:
         stages, replicas, relays, keyholders, release, lying: see `protocols.manifest`.
         rounds, epoch_rounds, microbatches: of the run; it turns between epochs.
+        coordinator_role, gate_role, relay_role, node_role, engine_role: who plays.
     """
+
+    coordinator_role: ClassVar[type[Coordinator]] = Coordinator
+    gate_role: ClassVar[type[Gate]] = Gate
+    relay_role: ClassVar[type[Relay]] = Relay
+    node_role: ClassVar[type[Node]] = Node
+    engine_role: ClassVar[type[SymbolicEngine]] = SymbolicEngine
 
     stages: ClassVar[int] = 2
     replicas: ClassVar[int] = 2
@@ -52,7 +61,8 @@ class RunSpec(Spec):
 
     def cast(self) -> Mapping[bytes, Any]:
         """Everyone, by identity key."""
-        self.engines = {name: SymbolicEngine(self.manifest) for name in self.named("n")}
+        self.engines = {name: self.engine_role(self.manifest) for name in self.named("n")}
+        self.stumbled = 0
         return {
             name: self.role(name) for name in (key(COORDINATOR), *self.named("g"), *self.named("r"), *self.named("n"))
         }
@@ -60,7 +70,7 @@ class RunSpec(Spec):
     def restarted(self, name: Any) -> Any:
         """Nothing but what it stored is left of whoever starts again."""
         if name in self.engines:
-            self.engines[name] = SymbolicEngine(self.manifest)
+            self.engines[name] = self.engine_role(self.manifest)
         return self.role(name)
 
     def role(self, name: bytes) -> Any:
@@ -68,12 +78,14 @@ class RunSpec(Spec):
         label, made = self.label(name), self.manifest
         who = identity(label)
         if label == COORDINATOR:
-            return Coordinator(who, made, index=_index(), chunk=_chunk)
+            return self.coordinator_role(who, made, index=_index(), chunk=_chunk)
         if label.startswith("g"):
-            return Gate(who, made, operator=label)
+            return self.gate_role(who, made, operator=label)
         if label.startswith("r"):
-            return Relay(who, made, operator=label, address=f"sim://{label}", invitation=_invitation(made, label))
-        return Node(who, made, operator=label, invitation=_invitation(made, label))
+            return self.relay_role(
+                who, made, operator=label, address=f"sim://{label}", invitation=_invitation(made, label)
+            )
+        return self.node_role(who, made, operator=label, invitation=_invitation(made, label))
 
     def named(self, letter: str) -> tuple[bytes, ...]:
         """Keys of the gates ("g"), relays ("r") or nodes ("n")."""
@@ -112,6 +124,15 @@ class RunSpec(Spec):
         "Its clock runs fast: it looks whether something is missing."
         effects: Effects = role.on_timer("hello" if isinstance(role, Gate) else "look")
         return effects
+
+    @action(by=Node)
+    def stumble(self, role: Node) -> Effects:
+        "A node's next pass fails, so that the attempt is void; three in a run at most."
+        if self.stumbled == STUMBLES_MAX:
+            raise Misused(801, "enough stumbling")
+        self.stumbled += 1
+        self.engines[role.identity].stumbles = True
+        return []
 
     def rows(self, seen: Seen) -> list[Row]:
         """The coordinator's journal so far."""

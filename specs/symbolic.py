@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from interlock.protocols.boundary import Arrival, Departure, Pass, Passed, frame_shape
+from interlock.protocols.boundary import Arrival, Crossing, Departure, Pass, Passed, frame_shape
 from interlock.protocols.canonical import digest
 from interlock.protocols.change import Prepare, PreparedState, Rotated, Rotation
 from interlock.protocols.effects import Blob
@@ -57,6 +57,7 @@ class SymbolicEngine:
         self._manifest = manifest
         self._states: dict[int, bytes] = {}
         self._base = 0
+        self.stumbles = False  # the next pass fails
         self._flights: dict[int, bytes] = {}  # micro-batch -> what its forward read
         self._gradients: Counter[int] = Counter()
 
@@ -90,6 +91,9 @@ class SymbolicEngine:
     # -- passes -------------------------------------------------------------------------------------------------
 
     def _pass(self, job: Pass) -> Passed:
+        if self.stumbles:
+            self.stumbles = False
+            raise Refused(401, "a value is not finite")
         arrived = digest("text", repr((job.windows, job.order_key)).encode())
         if job.arrival is not None:
             arrived = self._arrive(job.arrival)
@@ -112,7 +116,7 @@ class SymbolicEngine:
             raise Refused(306, "a frame does not fit its header: it was changed on its way")
         keyed = crossing.unit.keyed(crossing.tick_key)
         crossing.pair.verify_check(keyed, header.tau, header.check)
-        if term(frame).mask != crossing.pair.mask_key(keyed, header.tau)[:16]:
+        if term(frame).mask != self._mask(crossing, header.tau):
             raise Refused(405, "a frame was masked otherwise than its header says")
         return digest("interlock/arrived", keyed, header.tau, header.frame)
 
@@ -123,8 +127,7 @@ class SymbolicEngine:
         keyed = out.unit.keyed(out.tick_key)
         tau = job.group.tau(keyed, state, read)
         plain = digest("plaintext", _purpose(job), state, read)[:16]
-        frame = out.pair.mask_key(keyed, tau)[:16] + plain
-        frame = frame.ljust(_frame_bytes(self._manifest), b"\0")
+        frame = (self._mask(out, tau) + plain).ljust(_frame_bytes(self._manifest), b"\0")
         return Departure(
             unit=out.unit,
             shape=frame_shape(self._manifest),
@@ -134,6 +137,10 @@ class SymbolicEngine:
             frame=Blob(frame),
             clamped=0,
         )
+
+    def _mask(self, crossing: Crossing, tau: bytes) -> bytes:
+        """The name of a frame's mask."""
+        return crossing.pair.mask_key(crossing.unit.keyed(crossing.tick_key), tau)[:16]
 
     # -- the round's end ----------------------------------------------------------------------------------------
 
