@@ -17,7 +17,7 @@ from interlock.protocols.effects import Event
 
 Kind: TypeAlias = Literal[
     "act",  # who took action `name` with `arguments`
-    "impossible",  # who could not take action `name` (Misused); nothing changed
+    "impossible",  # who could not take action `name` (Misused, or `mark` "down"); nothing changed
     "send",  # who sent `message` to peer; `mark` says what becomes of it
     "deliver",  # who received `message` of peer; `sent` is the index of its send
     "lost",  # who was down when `message` of peer arrived
@@ -112,7 +112,7 @@ class Seen:
     """
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self._now = 0.0
         self._quiet: float | None = None
         self._steps: History = []
         self._found: dict[object, list[Any]] = {}
@@ -141,6 +141,12 @@ class Seen:
         return [step for step in steps if who is None or step.who == who]
 
     @property
+    def now(self) -> float:
+        """See the class."""
+        self._reads.add("now")
+        return self._now
+
+    @property
     def quiet(self) -> float | None:
         """See the class."""
         self._reads.add("quiet")
@@ -150,8 +156,9 @@ class Seen:
 
     def take(self, step: Step) -> None:
         """One more thing happened."""
-        self.now, nth = step.at, len(self._steps)
+        self._now, nth = step.at, len(self._steps)
         self._steps.append(step)
+        self._changed.add("now")
         self._put(("step", None), step)
         self._put(("step", step.kind), step)
         if step.event is not None:
@@ -167,8 +174,8 @@ class Seen:
 
     def calm(self, at: float) -> None:
         """The quiet phase began."""
-        self.now, self._quiet = at, at
-        self._changed.add("quiet")
+        self._now = self._quiet = at
+        self._changed.update(("now", "quiet"))
 
     def reading(self) -> set[object]:
         """Begin to note what is read; the set fills as questions are asked."""

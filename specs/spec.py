@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, overload
 
 from interlock.protocols.canonical import Message
 from interlock.protocols.errors import Misused
 from interlock.vault import Identity, Secret
+
+from .schedule import Schedule
 
 Name: TypeAlias = str | bytes  # of a participant: what its peers send to
 PropertyKind: TypeAlias = Literal["always", "eventually", "sometimes", "rate"]
@@ -60,7 +62,17 @@ class Property:
     confidence: float = 0.0
 
 
-def action(method: F | None = None, /, *, by: type | tuple[str, ...] | None = None, **arguments: Any) -> Any:
+@overload
+def action(method: F, /) -> F: ...
+
+
+@overload
+def action(*, by: type | tuple[str, ...] | None = None, **arguments: Any) -> Callable[[F], F]: ...
+
+
+def action(
+    method: Callable[..., Any] | None = None, /, *, by: type | tuple[str, ...] | None = None, **arguments: Any
+) -> Any:
     """Mark a method as something the outside may do: `(self, role, **arguments) -> effects`.
 
     Args:
@@ -137,14 +149,16 @@ class Spec:
     messages: ClassVar[Any] = None
     may_stop: ClassVar[Iterable[int]] = frozenset()
     latency: ClassVar[float] = 0.01
-    settle: ClassVar[float] = 1.0
+    settle: ClassVar[float] = 0.5
     inputs_max: ClassVar[int] = 6
     seconds: ClassVar[float] = 2.0
     bounds: ClassVar[Bounds] = Bounds()
+    _parts: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
         if not cls.name:
             cls.name = cls.__module__.rpartition(".")[2]
+        cls._parts = _marked(cls)
         if unknown := set(cls.faults) - FAULTS:
             raise Misused(801, f"spec {cls.name}: faults", expected=sorted(FAULTS), actual=sorted(unknown))
 
@@ -167,6 +181,10 @@ class Spec:
         """The keys that `name` signs with, where messages are really sent."""
         return _identity(self.label(name))
 
+    def allows(self, schedule: Schedule) -> bool:
+        """Whether a schedule is within what the protocol promises to bear, such as at most f deaths."""
+        return True
+
     def compute(self, name: Any, job: Any) -> Any:
         """What a `Work(job)` of this participant gives."""
         raise Misused(809, f"the roles of spec {self.name} have no work", todo="Define compute(self, name, job).")
@@ -180,7 +198,7 @@ class Spec:
     @classmethod
     def actions(cls) -> dict[str, Action]:
         """The actions, in the order they are written."""
-        return {name: part for name, part in _parts(cls) if isinstance(part, Action)}
+        return {name: part for name, part in cls._parts.items() if isinstance(part, Action)}
 
     @classmethod
     def properties(cls) -> dict[str, Property]:
@@ -189,7 +207,7 @@ class Spec:
         Raises:
             Misused: E801, there is none.
         """
-        found = {name: part for name, part in _parts(cls) if isinstance(part, Property)}
+        found = {name: part for name, part in cls._parts.items() if isinstance(part, Property)}
         if not any(part.kind != "sometimes" for part in found.values()):
             raise Misused(
                 801,
@@ -240,10 +258,10 @@ def _property(method: F, kind: PropertyKind, **settings: Any) -> F:
     return method
 
 
-def _parts(cls: type) -> list[tuple[str, Any]]:
+def _marked(cls: type) -> dict[str, Any]:
     """Marked methods, base classes first, each in the order it is written; an override keeps its place."""
     names = dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base))
-    return [(name, part) for name in names if (part := getattr(getattr(cls, name), "_part", None)) is not None]
+    return {name: part for name in names if (part := getattr(getattr(cls, name), "_part", None)) is not None}
 
 
 def _text(method: Callable[..., Any]) -> str:
