@@ -240,11 +240,11 @@ class Node:
             return []
         key = tick_key(opening)
         seat = self._seat = Seat(self._identity, self._manifest, opening, key, members, stage)
-        effects: Effects = [Announce(NodeOpened(tick=plan.tick, kind=plan.kind, plan=plan.digest.hex(), stage=stage))]
         try:
-            effects += self._adopt(seat)
+            effects = self._adopt(seat)
         except Failed as lost:
             return [Stop(lost)]
+        effects.append(Announce(NodeOpened(tick=plan.tick, kind=plan.kind, plan=plan.digest.hex(), stage=stage)))
         if plan.change:
             self._epoch_keys[plan.tick] = key
             needs_text = seat.first or seat.last

@@ -26,7 +26,6 @@ class Change(RunSpec):
     name = "change"
     rounds, epoch_rounds = 3, 1
     faults = ("drop", "twice", "delay", "reorder", "partition", "slow", "crash")
-    crashing = ("coordinator", "g0", "g1", "g2", "r0")
 
     @always
     def old_or_new(self, seen: Seen) -> bool:

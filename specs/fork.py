@@ -80,6 +80,8 @@ class Liar:
     def on_timer(self, name: str) -> Effects:
         """A timer of one journal."""
         branch, _, timer = name.partition(" ")
+        if not timer:  # a clock that runs fast does so for all
+            return [effect for index in range(len(self._branches)) for effect in self.on_timer(f"{index} {name}")]
         return self._step(int(branch), lambda role: role.on_timer(timer))
 
     def _branch(self, rows: dict[str, bytes]) -> Effects:

@@ -95,7 +95,6 @@ class Release(ReleaseProperties):
 
     name = "release"
     faults = ("drop", "twice", "delay", "reorder", "partition", "slow", "crash")
-    crashing = ("coordinator", "g0", "g1", "g2", "r0")
 
     @eventually(within=120)
     def goes_on(self, seen: Seen) -> bool:

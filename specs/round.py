@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from interlock.protocols.coordinator import RunEnded
+from interlock.protocols.coordinator import RunEnded, Waiting
 from interlock.protocols.journal import Changed, Closed, Committed, Row
 from interlock.protocols.node import Adopted, NodeOpened
 from interlock.protocols.round import Reporting, Sealed
@@ -25,6 +25,7 @@ class Round(RunSpec):
 
     name = "round"
     faults = ("drop", "twice", "delay", "reorder", "partition", "slow", "crash", "death")
+    crashing = ("coordinator", "g0", "g1", "g2", "r0", "n0", "n1", "n2", "n3")
     may_stop = (308, 330)
 
     def moved(self, seen: Seen, *kinds: type) -> dict[int, Row]:
@@ -82,14 +83,16 @@ class Round(RunSpec):
 
     @eventually(within=200)
     def goes_on(self, seen: Seen) -> bool:
-        "If no node died, all rounds are taken after any faults."
-        died = any(step.who.startswith("n") for step in seen.steps("crash"))
+        "If no node died, and of the others nobody for good, all rounds are taken after any faults."
+        died = any(step.who.startswith("n") or step.mark == "dead" for step in seen.steps("crash"))
         return died or self.ended(seen)
 
     @eventually(within=200)
     def says_so(self, seen: Seen) -> bool:
-        "If the run cannot go on, the coordinator ends it with an error that says who is missing."
-        return bool(seen(RunEnded)) or any(step.number == 330 for step in seen.steps("stop", "coordinator"))
+        "If the run cannot go on, the coordinator says who is missing: while it waits, or in the error that ends it."
+        gave_up = any(step.number == 330 for step in seen.steps("stop", "coordinator"))
+        waits = [event for event in seen(Waiting) if event.at >= (seen.quiet or 0)]
+        return bool(seen(RunEnded)) or gave_up or bool(waits)
 
     @sometimes
     def trained(self, seen: Seen) -> bool:

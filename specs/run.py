@@ -7,7 +7,7 @@ Coordinator, gates, relays and nodes are the program's own; only the nodes' work
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from interlock.protocols import corpus, messages
@@ -24,6 +24,7 @@ from interlock.protocols.relay import Relay
 from interlock.vault import Identity
 
 from .history import Seen, Stored
+from .schedule import Crash, Schedule
 from .spec import Spec, action
 from .symbolic import SymbolicEngine
 
@@ -37,6 +38,7 @@ class RunSpec(Spec):
 
     Attributes:
         stages, replicas, relays, keyholders, release, lying: see `protocols.manifest`.
+        crashing: labels of who may crash.
         rounds, epoch_rounds, microbatches: of the run; it turns between epochs.
         coordinator_role, gate_role, relay_role, node_role, engine_role: who plays.
     """
@@ -56,6 +58,8 @@ class RunSpec(Spec):
     rounds: ClassVar[int] = 2
     epoch_rounds: ClassVar[int] = 1
     microbatches: ClassVar[int] = 2
+
+    crashing: ClassVar[Collection[str]] = (COORDINATOR, "g0", "g1", "g2", "r0")
 
     messages = messages.BY_COORDINATOR | messages.BY_GATE | messages.BY_RELAY | messages.BY_NODE
 
@@ -106,6 +110,10 @@ class RunSpec(Spec):
             self.epoch_rounds,
             self.microbatches,
         )
+
+    def allows(self, schedule: Schedule) -> bool:
+        """Whether only those crash who may."""
+        return all(fault.who in self.crashing for fault in schedule.faults if isinstance(fault, Crash))
 
     def label(self, name: Any) -> str:
         """g0, r0, n0, ... or coordinator."""

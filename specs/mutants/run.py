@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from interlock.protocols.boundary import Arrival, Crossing
+from interlock.protocols.boundary import Arrival, Crossing, Pass, Passed
 from interlock.protocols.changing import BEFORE, Changing
 from interlock.protocols.coordinator import Coordinator
 from interlock.protocols.effects import Announce, Blob, Draw, Effects, Send, Store
@@ -21,7 +21,6 @@ from interlock.protocols.relay import Relay
 from interlock.protocols.release import Opening
 from interlock.protocols.round import Report, Sealed, Step, Stepped, Summed
 from interlock.protocols.seat import Seat
-
 from interlock.vault import Secret, seal_to
 
 from ..symbolic import SymbolicEngine
@@ -44,9 +43,7 @@ class ChecksNothing(Gate):
         known = self._known
         if known.release is not None and ask.plan.tick <= known.tick:
             raise Refused(311, "another plan of this tick was released before")
-        return Known(
-            tick=ask.plan.tick, release=None, plan=ask.plan, opening=ask.opening, rows=0, held=(), joined=()
-        )
+        return Known(tick=ask.plan.tick, release=None, plan=ask.plan, opening=ask.opening, rows=0, held=(), joined=())
 
 
 class AnswersAnew(Gate):
@@ -158,10 +155,10 @@ class ReadsLate(Node):
 
     def on_done(self, job: object, result: object) -> Effects:
         """Let the part under way have them."""
-        if isinstance(self._part, Passing) and getattr(job, "arrival", None) is not None:
-            if not isinstance(result, InterlockError) and job.tick != self._part._seat.tick:  # type: ignore[attr-defined]
-                self._busy = False
-                return [*self._part.passed(job, result), *self._pump()]  # type: ignore[arg-type]
+        part, read = self._part, isinstance(job, Pass) and job.arrival is not None and isinstance(result, Passed)
+        if isinstance(part, Passing) and read and job.tick != part._seat.tick:  # type: ignore[attr-defined]
+            self._busy = False
+            return [*part.passed(job, result), *self._pump()]  # type: ignore[arg-type]
         return super().on_done(job, result)
 
 

@@ -8,16 +8,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.protocols.world import Sent, World, rows_of
+from tests.protocols.world import Sent, World, openings_of, rows_of
 from tests.runs import identity, manifest
 
 from interlock.protocols.boundary import Frame
+from interlock.protocols.change import Prepare
 from interlock.protocols.coordinator import RunEnded
 from interlock.protocols.effects import Blob
+from interlock.protocols.errors import Refused
 from interlock.protocols.journal import Changed, Committed, Joined, Row, Voided
 from interlock.protocols.node import GaveUp
-from interlock.protocols.release import Released
+from interlock.protocols.release import Released, draw_members
 from interlock.protocols.round import Trouble
+from interlock.protocols.service.engine import Engine
 
 TRAINING = dict(rounds=3, epoch_rounds=2)
 
@@ -130,3 +133,19 @@ def test_a_relay_that_changes_a_frame_is_named_and_costs_one_void() -> None:
     assert void.number == 306
     assert identity("relay1").public.hex()[:12] in void.reason
     assert world.seen(RunEnded)
+
+
+def test_a_start_that_is_void_is_drawn_anew(undisturbed: World) -> None:
+    """Stages are drawn from the opening, so the next attempt gives nodes other stages; nobody keeps anything."""
+    failed: list[str] = []
+
+    def fail_once(name: str, engine: Engine, job: object) -> None:
+        if isinstance(job, Prepare) and len(failed) < 3:
+            failed.append(name)
+            raise Refused(503, "the new state cannot be made")
+
+    world = World(manifest(training=TRAINING), before_job=fail_once).run()
+    starts = openings_of(world.rows())
+    drawn = [draw_members(starts[tick], world.manifest) for tick in (1, 2)]
+    assert drawn[0] != drawn[1]
+    assert len(states(world.rows())) == len(states(undisturbed.rows()))
