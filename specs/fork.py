@@ -26,6 +26,7 @@ from .run import COORDINATOR, key
 from .spec import action, sometimes
 
 BRANCHES_MAX = 3
+PEERS = st.sampled_from(("g0", "g1", "g2", "g3", "r0", "n0", "n1"))
 
 
 class Branched(Event, frozen=True, kw_only=True):
@@ -51,12 +52,13 @@ class Liar:
         """Begin with one journal."""
         return self._branch({})
 
-    def fork(self, branch: int, drop: int) -> Effects:
-        """Copy a journal without its last `drop` rows, and keep both."""
+    def fork(self, branch: int, drop: int, peers: tuple[bytes, ...]) -> Effects:
+        """Copy a journal without its last `drop` rows, keep both, and tell these peers of the copy from now on."""
         if len(self._branches) >= BRANCHES_MAX:
             raise Misused(801, "no more journals")
         rows = self._rows[branch % len(self._branches)]
         kept = sorted(rows)[: max(0, len(rows) - drop)]
+        self._told.update(dict.fromkeys(peers, len(self._branches)))
         effects = self._branch({name: rows[name] for name in kept})
         return [*effects, Announce(Branched(rows=len(kept)))]
 
@@ -65,10 +67,14 @@ class Liar:
         self._told[peer] = branch % len(self._branches)
         return []
 
-    def invent(self, branch: int, node: bytes, tick: int) -> Effects:
-        """Void an open tick by a trouble that no node had."""
-        trouble = Trouble(tick=tick, number=401, what="invented")
-        return self._step(branch % len(self._branches), lambda role: role.on_message(node, trouble, ()))
+    def invent(self, branch: int, node: bytes) -> Effects:
+        """Void the open tick of a journal by a trouble that no node had."""
+        index = branch % len(self._branches)
+        plan = self._branches[index]._ledger.plan
+        if plan is None:
+            raise Misused(801, "no tick is open in this journal")
+        trouble = Trouble(tick=plan.tick, number=401, what="invented")
+        return self._step(index, lambda role: role.on_message(node, trouble, ()))
 
     def on_message(self, source: bytes, message: Any, blobs: tuple[Blob, ...]) -> Effects:
         """Every journal hears everything."""
@@ -166,20 +172,20 @@ class Fork(ReleaseProperties):
             return Liar(lambda: ReleaseProperties.role(self, name), everyone)
         return SignsAnything(self.identity(name), honest) if name == key("g0") and self.lying else honest
 
-    @action(by=Liar, branch=st.integers(0, 2), drop=st.integers(0, 4))
-    def fork(self, role: Liar, branch: int, drop: int) -> Effects:
-        "The coordinator copies a journal, without its last rows, and goes on with both."
-        return role.fork(branch, drop)
+    @action(by=Liar, branch=st.integers(0, 2), drop=st.integers(0, 4), peers=st.lists(PEERS, max_size=3, unique=True))
+    def fork(self, role: Liar, branch: int, drop: int, peers: list[str]) -> Effects:
+        "The coordinator copies a journal, without its last rows, and tells some of it."
+        return role.fork(branch, drop, tuple(key(peer) for peer in peers))
 
-    @action(by=Liar, peer=st.sampled_from(("g0", "g1", "g2", "g3", "r0", "n0", "n1")), branch=st.integers(0, 2))
+    @action(by=Liar, peer=PEERS, branch=st.integers(0, 2))
     def tell(self, role: Liar, peer: str, branch: int) -> Effects:
         "The coordinator tells one peer of another journal from now on."
         return role.tell(key(peer), branch)
 
-    @action(by=Liar, branch=st.integers(0, 2), node=st.sampled_from(("n0", "n1")), tick=st.integers(1, 6))
-    def invent(self, role: Liar, branch: int, node: str, tick: int) -> Effects:
-        "The coordinator voids an open tick in one journal, for a reason that it invents."
-        return role.invent(branch, key(node), tick)
+    @action(by=Liar, branch=st.integers(0, 2), node=st.sampled_from(("n0", "n1")))
+    def invent(self, role: Liar, branch: int, node: str) -> Effects:
+        "The coordinator voids the open tick of one journal, for a reason that it invents."
+        return role.invent(branch, key(node))
 
     @sometimes
     def forked(self, seen: Seen) -> bool:
