@@ -26,6 +26,7 @@ from .run import COORDINATOR, key
 from .spec import action, sometimes
 
 BRANCHES_MAX = 3
+DROPS = st.sampled_from((0, 0, 0, 1, 2, 4, 8))
 PEERS = st.sampled_from(("g0", "g1", "g2", "g3", "r0", "n0", "n1"))
 
 
@@ -39,32 +40,41 @@ class Liar:
     """A coordinator with several journals.
 
     Args:
-        make: makes an honest coordinator.
+        make: makes an honest coordinator. members: gates and nodes, who are taken to be ready when a journal begins.
+        accomplices: gates that hear of every journal.
     """
 
-    def __init__(self, make: Callable[[], Coordinator], members: tuple[bytes, ...]) -> None:
-        self._make, self._members = make, members
+    def __init__(
+        self, make: Callable[[], Coordinator], members: tuple[bytes, ...], accomplices: tuple[bytes, ...]
+    ) -> None:
+        self._make, self._members, self._accomplices = make, members, accomplices
         self._branches: list[Coordinator] = []
         self._rows: list[dict[str, bytes]] = []
-        self._told: dict[bytes, int] = {}  # peer -> branch, 0 unless chosen
+        self._told: dict[bytes, set[int]] = {}  # peer -> journals that it hears of, the first unless chosen
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
         """Begin with one journal."""
         return self._branch({})
 
-    def fork(self, branch: int, drop: int, peers: tuple[bytes, ...]) -> Effects:
-        """Copy a journal without its last `drop` rows, keep both, and tell these peers of the copy from now on."""
+    def fork(self, branch: int, drop: int, peers: tuple[bytes, ...], void: bool) -> Effects:
+        """Copy a journal without its last `drop` rows, keep both, and tell these peers of the copy too.
+
+        void: in the copy the open tick ends at once.
+        """
         if len(self._branches) >= BRANCHES_MAX:
             raise Misused(801, "no more journals")
         rows = self._rows[branch % len(self._branches)]
         kept = sorted(rows)[: max(0, len(rows) - drop)]
-        self._told.update(dict.fromkeys(peers, len(self._branches)))
+        for peer in (*peers, *self._accomplices):
+            self._told.setdefault(peer, {0}).add(len(self._branches))
         effects = self._branch({name: rows[name] for name in kept})
+        if void and self._branches[-1]._ledger.is_open:
+            effects += self.invent(len(self._branches) - 1, self._members[-1])
         return [*effects, Announce(Branched(rows=len(kept)))]
 
     def tell(self, peer: bytes, branch: int) -> Effects:
-        """From now on this peer hears of another journal."""
-        self._told[peer] = branch % len(self._branches)
+        """From now on this peer hears of one journal only."""
+        self._told[peer] = {branch % len(self._branches)}
         return []
 
     def invent(self, branch: int, node: bytes) -> Effects:
@@ -110,7 +120,7 @@ class Liar:
             return []
         for effect in wanted:
             match effect:
-                case Send(to=to) if self._told.get(to, 0) == index:
+                case Send(to=to) if index in self._told.get(to, {0}):
                     effects.append(effect)
                 case Store(key=name, value=value):
                     self._rows[index][name] = value
@@ -161,7 +171,7 @@ class Fork(ReleaseProperties):
     inputs_max = 10
 
     def traitorous(self) -> int:
-        """g0 lies."""
+        """As many as the thresholds bear; the first ones."""
         return self.lying
 
     def role(self, name: bytes) -> Any:
@@ -169,13 +179,19 @@ class Fork(ReleaseProperties):
         honest = super().role(name)
         if name == key(COORDINATOR):
             everyone = (*self.named("g"), *self.named("n"))
-            return Liar(lambda: ReleaseProperties.role(self, name), everyone)
-        return SignsAnything(self.identity(name), honest) if name == key("g0") and self.lying else honest
+            return Liar(lambda: ReleaseProperties.role(self, name), everyone, self.named("g")[: self.traitorous()])
+        return SignsAnything(self.identity(name), honest) if name in self.named("g")[: self.traitorous()] else honest
 
-    @action(by=Liar, branch=st.integers(0, 2), drop=st.integers(0, 4), peers=st.lists(PEERS, max_size=3, unique=True))
-    def fork(self, role: Liar, branch: int, drop: int, peers: list[str]) -> Effects:
-        "The coordinator copies a journal, without its last rows, and tells some of it."
-        return role.fork(branch, drop, tuple(key(peer) for peer in peers))
+    @action(
+        by=Liar,
+        branch=st.integers(0, 2),
+        drop=DROPS,
+        peers=st.lists(PEERS, max_size=4, unique=True),
+        void=st.booleans(),
+    )
+    def fork(self, role: Liar, branch: int, drop: int, peers: list[str], void: bool) -> Effects:
+        "The coordinator copies a journal, without its last rows or with another end, and tells some of it."
+        return role.fork(branch, drop, tuple(key(peer) for peer in peers), void)
 
     @action(by=Liar, peer=PEERS, branch=st.integers(0, 2))
     def tell(self, role: Liar, peer: str, branch: int) -> Effects:

@@ -136,7 +136,7 @@ class RunSpec(Spec):
 
     @action(by=Node)
     def stumble(self, role: Node) -> Effects:
-        "A node's next pass fails, so that the attempt is void; three in a run at most."
+        "A node's next job fails, so that the attempt is void; three in a run at most."
         if self.stumbled == STUMBLES_MAX:
             raise Misused(801, "enough stumbling")
         self.stumbled += 1

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import Any
 
 from interlock.protocols.manifest import Manifest
 
+from ..fork import SignsAnything
 from ..release import Release
 from ..search import Mutant
 from . import run as wrong
@@ -17,8 +18,7 @@ class OneIsEnough(Release):
     @property
     def manifest(self) -> Manifest:
         """With another threshold."""
-        made = super().manifest
-        return msgspec.structs.replace(made, committee=msgspec.structs.replace(made.committee, release=1))
+        return wrong.with_release(super().manifest, 1)
 
 
 class ForgetfulGates(Release):
@@ -31,6 +31,24 @@ class FreshAnswers(Release):
     """Gates draw fresh bytes each time they are asked."""
 
     gate_role = wrong.AnswersAnew
+
+
+class TwoPlans(Release):
+    """Gates sign anything, and the coordinator proposes two plans of every tick."""
+
+    coordinator_role = wrong.ProposesTwo
+
+    def role(self, name: bytes) -> Any:
+        """As in any run, but for the gates."""
+        honest = super().role(name)
+        return SignsAnything(self.identity(name), honest) if name in self.named("g") else honest
+
+
+class OldBases(Release):
+    """Gates release whatever is proposed, once a tick, and the coordinator plans from the run's first state."""
+
+    gate_role = wrong.ChecksNothing
+    coordinator_role = wrong.PlansFromTheStart
 
 
 class RelaysGoBack(Release):
@@ -55,6 +73,8 @@ MUTANTS = {
     "one is enough": Mutant(breaks="released_first", spec=OneIsEnough),
     "forgetful gates": Mutant(breaks="released_once", spec=ForgetfulGates),
     "fresh answers": Mutant(breaks="released_once", spec=FreshAnswers),
+    "two plans": Mutant(breaks="one_plan", spec=TwoPlans),
+    "old bases": Mutant(breaks="one_line", spec=OldBases),
     "relays go back": Mutant(breaks="onwards", spec=RelaysGoBack),
     "base forgotten": Mutant(breaks="state_kept", spec=BaseForgotten),
     "nothing twice": Mutant(breaks="goes_on", spec=NothingTwice),
