@@ -309,8 +309,8 @@ class _History:
         for row in rows:
             if isinstance(row.body, Joined):
                 self._join(row.body)
-        if before.change:
-            self._grant(members)
+        if before.change and before.change != "start":
+            self._grant(members)  # even if it is void: shards may have moved
         close: Close | None = None
         end = ""
         base = before.base
@@ -327,6 +327,7 @@ class _History:
                 if not before.change or body.tick != before.tick or body.members != members:
                     raise Refused(317, f"a change row that tick {before.tick} does not have")
                 verify_prepared(body.prepared, before, members)
+                self._grant(members)  # a start that is void left nobody anything: the next draws seeds and stages anew
                 base = Base(row=row.digest, made=(before.tick,) * len(members))
                 end = "changed"
             elif isinstance(body, Measured):

@@ -56,11 +56,12 @@ class Adopted(Event, frozen=True, kw_only=True):
 
 
 class GaveUp(Event, frozen=True, kw_only=True):
-    """This node could not finish a tick."""
+    """This node could not finish a tick. suspect: identity of whose bytes were wrong, in hex, or empty."""
 
     tick: int
     number: int
     what: str
+    suspect: str = ""
 
 
 class Node:
@@ -96,6 +97,11 @@ class Node:
         self._watch = Watch()
         self._heard: set[bytes] = set()  # digests of what came through relays in this tick
         self._said: dict[object, Send] = {}  # in this tick, as far as nobody said that it came
+
+    @property
+    def identity(self) -> bytes:
+        """Its identity key."""
+        return self._identity.public
 
     # -- inputs -------------------------------------------------------------------------------------------------
 
@@ -179,7 +185,7 @@ class Node:
         elif seat is None or getattr(job, "tick", None) != seat.tick or self._gave_up:
             pass
         elif isinstance(result, InterlockError):
-            effects += self._give_up(result)
+            effects += self._give_up(result, suspect=self._suspect(seat, job, result))
         elif isinstance(part, Passing):
             if isinstance(job, Pass) and isinstance(result, Passed):
                 effects += part.passed(job, result)
@@ -234,8 +240,11 @@ class Node:
             return []
         key = tick_key(opening)
         seat = self._seat = Seat(self._identity, self._manifest, opening, key, members, stage)
-        effects: Effects = [Announce(NodeOpened(tick=plan.tick, kind=plan.kind, plan=plan.digest.hex(), stage=stage))]
-        effects += self._adopt(seat)
+        try:
+            effects = self._adopt(seat)
+        except Failed as lost:
+            return [Stop(lost)]
+        effects.append(Announce(NodeOpened(tick=plan.tick, kind=plan.kind, plan=plan.digest.hex(), stage=stage)))
         if plan.change:
             self._epoch_keys[plan.tick] = key
             needs_text = seat.first or seat.last
@@ -265,23 +274,21 @@ class Node:
         self._said.clear()
 
     def _adopt(self, seat: Seat) -> Effects:
-        """Which of our states the plan starts from; everything else is erased.
+        """Take up the state of ours that the plan starts from; every other is erased.
 
         Raises:
-            Failed: E308, we hold neither.
+            Failed: E308, we do not hold it.
         """
         base = seat.plan.base
         made = 0 if base is None else base.made[seat.stage]
         if made not in (self._base, self._ready):
-            number = 308
-            error = Failed(
-                number,
+            raise Failed(
+                308,
                 "this node does not hold the state that the run goes on from",
                 expected=f"made in tick {made}",
                 actual=f"tick {self._base}",
                 todo="Join again.",
             )
-            return [Stop(error)]
         if made == self._ready and self._prepared_secrets is not None:
             if self._secrets is not None:
                 self._secrets.erase()
@@ -347,7 +354,13 @@ class Node:
                 self._said[_subject(effect.message)] = effect
         return effects
 
-    def _give_up(self, error: InterlockError) -> Effects:
+    def _suspect(self, seat: Seat, job: object, error: InterlockError) -> bytes:
+        """Whose fault an arrived frame is: nobody changes bytes on the way but the relay, and the rest is signed."""
+        if not isinstance(job, Pass) or job.arrival is None or error.number not in (306, 405):
+            return b""
+        return seat.relay(job.microbatch) if error.number == 306 else job.arrival.header.sender
+
+    def _give_up(self, error: InterlockError, suspect: bytes = b"") -> Effects:
         seat = self._seat
         assert seat is not None
         self._gave_up = True
@@ -355,13 +368,13 @@ class Node:
         trouble = Trouble(
             tick=seat.tick,
             number=error.number,
-            what=error.what[:300],
+            what=f"{error.what[:250]}{' by ' if suspect else ''}{suspect.hex()[:12]}",
             where=max(0, boundary if error.number == 402 else seat.stage),
             bits=error.bits if isinstance(error, Overflowed) else 0,
         )
         return [
             Send(self._manifest.coordinator, trouble),
-            Announce(GaveUp(tick=seat.tick, number=error.number, what=error.what)),
+            Announce(GaveUp(tick=seat.tick, number=error.number, what=error.what, suspect=suspect.hex())),
         ]
 
     def _pump(self) -> Effects:

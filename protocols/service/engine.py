@@ -133,7 +133,7 @@ class Engine:
         if job.out is not None:
             assert values is not None
             if job.out.unit.direction == "backward":
-                largest = float(np.max(np.abs(values)))
+                largest = max(float(values.max()), -float(values.min()))
                 peak = math.frexp(largest)[1] if 0 < largest < math.inf else -100
             departure = self._depart(job, job.out, values, read)
         return Passed(departure=departure, nats=nats, tokens=tokens_count, peak=peak)

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.protocols.world import Sent, World, rows_of
-from tests.runs import manifest
+from tests.protocols.world import Sent, World, openings_of, rows_of
+from tests.runs import identity, manifest
 
-from interlock.protocols.journal import Changed, Committed, Joined, Row
-from interlock.protocols.release import Released
+from interlock.protocols.boundary import Frame
+from interlock.protocols.change import Prepare
+from interlock.protocols.coordinator import RunEnded
+from interlock.protocols.effects import Blob
+from interlock.protocols.errors import Refused
+from interlock.protocols.journal import Changed, Committed, Joined, Row, Voided
+from interlock.protocols.node import GaveUp
+from interlock.protocols.release import Released, draw_members
 from interlock.protocols.round import Trouble
+from interlock.protocols.service.engine import Engine
 
 TRAINING = dict(rounds=3, epoch_rounds=2)
 
@@ -106,3 +114,38 @@ def test_a_gate_that_comes_late_or_has_lost_its_store_can_take_anothers_place(ti
     world = World(manifest(training=TRAINING), change=change)
     ended_alike(world.run(), undisturbed)
     assert {sent.source for sent in world.all_sent(Released)} == {"ada", "bela", "cleo"}
+
+
+def test_a_relay_that_changes_a_frame_is_named_and_costs_one_void() -> None:
+    changed: list[Sent] = []
+
+    def change(sent: Sent) -> list[Sent]:
+        if isinstance(sent.message, Frame) and sent.source == "relay1" and not changed:
+            changed.append(sent)
+            data = bytearray(sent.blobs[0].data)
+            data[5] ^= 1
+            return [replace(sent, blobs=(Blob(data),))]
+        return [sent]
+
+    world = World(manifest(training=TRAINING), change=change).run()
+    assert [(event.number, event.suspect) for event in world.seen(GaveUp)] == [(306, identity("relay1").public.hex())]
+    (void,) = [row.body for row in world.rows() if isinstance(row.body, Voided)]
+    assert void.number == 306
+    assert identity("relay1").public.hex()[:12] in void.reason
+    assert world.seen(RunEnded)
+
+
+def test_a_start_that_is_void_is_drawn_anew(undisturbed: World) -> None:
+    """Stages are drawn from the opening, so the next attempt gives nodes other stages; nobody keeps anything."""
+    failed: list[str] = []
+
+    def fail_once(name: str, engine: Engine, job: object) -> None:
+        if isinstance(job, Prepare) and len(failed) < 3:
+            failed.append(name)
+            raise Refused(503, "the new state cannot be made")
+
+    world = World(manifest(training=TRAINING), before_job=fail_once).run()
+    starts = openings_of(world.rows())
+    drawn = [draw_members(starts[tick], world.manifest) for tick in (1, 2)]
+    assert drawn[0] != drawn[1]
+    assert len(states(world.rows())) == len(states(undisturbed.rows()))
