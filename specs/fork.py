@@ -108,7 +108,7 @@ class Liar:
         effects = self._step(index, lambda role: role.restore(rows))
         if rows:
             for who in self._members:
-                effects += self._step(index, lambda role, who=who: role.on_message(who, Ready(known=0), ()))
+                effects += self._step(index, _hears(who, Ready(known=0)))
         return effects
 
     def _step(self, index: int, call: Callable[[Coordinator], Effects]) -> Effects:
@@ -127,6 +127,10 @@ class Liar:
                 case After(seconds=seconds, name=timer):
                     effects.append(After(seconds, f"{index} {timer}"))
         return effects
+
+
+def _hears(who: bytes, message: Any) -> Callable[[Coordinator], Effects]:
+    return lambda role: role.on_message(who, message, ())
 
 
 class SignsAnything:

@@ -29,8 +29,8 @@ def _strategy(info: mi.Type) -> st.SearchStrategy[Any]:
             high = le if le is not None else lt - 1 if lt is not None else 2**63 - 1
             return st.integers(low, high)
         case mi.FloatType(gt=gt, ge=ge, le=le):
-            low = gt if gt is not None else ge
-            return st.floats(low, le, exclude_min=gt is not None, allow_nan=False, allow_infinity=False)
+            least = gt if gt is not None else ge
+            return st.floats(least, le, exclude_min=gt is not None, allow_nan=False, allow_infinity=False)
         case mi.StrType(min_length=low, max_length=high):
             size = BYTES_MAX if high is None else min(high, BYTES_MAX)
             return st.text(st.characters(codec="utf-8"), min_size=low or 0, max_size=size)

@@ -10,6 +10,7 @@ from collections import defaultdict
 from typing import Any
 
 from interlock.protocols.gate import GateReleased, Propose
+from interlock.protocols.journal import Changed, Committed, Measured, Row, Voided
 from interlock.protocols.node import Adopted, NodeOpened
 from interlock.protocols.relay import RelayOpened
 from interlock.protocols.release import Base, Opening, Plan, Released
@@ -122,9 +123,9 @@ def _result(before: Plan, plan: Plan, rows: dict[bytes, Row]) -> Base | None:
     row = rows.get(plan.head)
     while row is not None and not isinstance(row.body, Committed | Changed | Measured | Voided):
         row = rows.get(row.previous)
-    if row is None or row.body.tick != before.tick:  # type: ignore[union-attr]  # one of those above
+    body = None if row is None else row.body
+    if row is None or not isinstance(body, Committed | Changed | Measured | Voided) or body.tick != before.tick:
         return None
-    if isinstance(row.body, Committed | Changed):
-        stages = len(plan.members)
-        return Base(row=row.digest, made=(before.tick,) * stages)
+    if isinstance(body, Committed | Changed):
+        return Base(row=row.digest, made=(before.tick,) * len(plan.members))
     return before.base
