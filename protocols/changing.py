@@ -8,7 +8,18 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass, field
 
-from interlock.vault import BoxKey, GroupKey, PairKey, Ratchet, Secret, VaultError, open_sealed, seal_to, secret_id
+from interlock.vault import (
+    BoxKey,
+    GroupKey,
+    PairKey,
+    Ratchet,
+    Secret,
+    VaultError,
+    open_sealed,
+    prf,
+    seal_to,
+    secret_id,
+)
 
 from .canonical import digest
 from .change import (
@@ -46,6 +57,7 @@ class _Drawn:
     group: bytes
     pair: bytes
     bridge: bytes
+    once: Secret  # what the one-time keys of sealed boxes come from
 
 
 @dataclass(slots=True)
@@ -72,15 +84,17 @@ class Changing:
 
     def begin(self) -> Effects:
         """Draw this tick's randomness."""
-        return [Draw(f"change {self.seat.tick}", 32 * 5)]
+        return [Draw(f"change {self.seat.tick}", 32 * 6)]
 
     def drawn(self, data: bytes) -> Effects:
         """Publish the box key."""
         if self._box is not None:
             return []
-        parts = [data[i : i + 32] for i in range(0, 160, 32)]
+        parts = [data[i : i + 32] for i in range(0, 192, 32)]
         self._box = BoxKey(parts[0])
-        self._drawn = _Drawn(contribution=parts[1], group=parts[2], pair=parts[3], bridge=parts[4])
+        self._drawn = _Drawn(
+            contribution=parts[1], group=parts[2], pair=parts[3], bridge=parts[4], once=Secret(parts[5])
+        )
         seat = self.seat
         offer = make_offer(seat.identity, run=seat.plan.run, tick=seat.tick, box=self._box.public)
         return [Send(seat.manifest.coordinator, Offering(offer=offer))]
@@ -221,6 +235,8 @@ class Changing:
         if not self._given:
             for secret in self._secrets.values():
                 secret.erase()
+        if self._drawn is not None:
+            self._drawn.once.erase()
         self._drawn = None
         self._reveals.clear()
         self._seed.erase()
@@ -234,11 +250,14 @@ class Changing:
     def _deal(self, part: int, secret: bytes, to: tuple[bytes, ...]) -> Effects:
         """Seal one fresh secret to each receiver's box key."""
         effects: Effects = []
+        assert self._drawn is not None
         for who in to:
             if who == self.seat.me:
                 self._secrets[part] = Secret(secret)
                 continue
-            effects += self.seat.sealed((who,), "secret", part, seal_to(self._offers[who].box, Secret(secret)))
+            drawn = prf(self._drawn.once, "one-time key", who, bytes([part]))
+            sealed = seal_to(self._offers[who].box, Secret(secret), drawn=drawn)
+            effects += self.seat.sealed((who,), "secret", part, sealed)
         return effects
 
     def _verify_sender(self, message: Sealed) -> None:

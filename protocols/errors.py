@@ -6,7 +6,7 @@
       Failed         this process cannot go on
 
 Numbers are stable: 1xx keys and files, 2xx wire, 3xx ticks and rows, 4xx frames and arithmetic, 5xx changes,
-6xx corpus and manifest, 7xx machine.
+6xx corpus and manifest, 7xx machine, 8xx specs.
 """
 
 from __future__ import annotations

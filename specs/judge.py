@@ -7,7 +7,7 @@ runs of a spec in one world say together, as plain data that prints as JSON.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -145,6 +145,34 @@ def count(history: History, counts: Counter[str]) -> None:
             counts[step.kind] += 1
 
 
+def judge_history(
+    spec: Spec, history: Iterable[Step], *, quiet: float | None = None, only: Collection[str] | None = None
+) -> Judge:
+    """Judge what was written down, such as the steps of real processes.
+
+    Args:
+        quiet: when faults ended; None if nobody knows, and then no `eventually` is judged.
+        only: names of the properties to judge; None is all of them.
+
+    Raises:
+        Misused: a property is not one (E802, E805).
+    """
+    judge = Judge(spec, only)
+    for step in history:
+        if quiet is not None and judge.quiet is None and step.at > quiet:
+            judge.calm(quiet)
+        judge.take(step)
+        if judge.decided:
+            break
+    if quiet is not None and not judge.decided:
+        if judge.quiet is None:
+            judge.calm(quiet)
+        for part in judge.eventualities:
+            judge.due(part.name)
+    judge.end()
+    return judge
+
+
 class _Watched:
     """A property of one run. reads: what its last answer depended on; None before it was first asked."""
 
@@ -244,9 +272,6 @@ class Judge:
             asked = [watched for watched in self._open.values() if self._again(watched, changed)]
             if asked:
                 self._conclude()
-        elif self._open and changed:
-            for watched in self._open.values():
-                watched.reads = None  # asked when the quiet phase begins
 
     def _again(self, watched: _Watched, changed: set[object]) -> bool:
         """Ask a property if what it read has changed. Gives whether it was asked."""

@@ -86,6 +86,18 @@ def check(
     )
 
 
+def compare(spec: type[Spec], found: Counterexample, world: World) -> str:
+    """What another world makes of a counterexample: "same history", or the first step in which they part."""
+    run = play(spec, found.schedule, world)
+    for nth, (one, other) in enumerate(zip(found.history, run.history, strict=False)):
+        if one != other:
+            return f"another history from step {nth}: {other.kind} of {other.who}, not {one.kind} of {one.who}"
+    if run.broken is None:
+        return "nothing broken"
+    same = run.broken.property == found.broken.property
+    return "same history" if same else f"{run.broken.property} broken instead"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mutant:
     """A wrong role, in a spec that casts it. breaks: the property that must break. text: what is wrong."""

@@ -6,17 +6,19 @@ that was recorded opens for nobody later, whoever's disk is stolen.
 
 from __future__ import annotations
 
-import nacl.utils
+import hashlib
+
 from nacl.bindings import (
     crypto_aead_xchacha20poly1305_ietf_decrypt,
     crypto_aead_xchacha20poly1305_ietf_encrypt,
-    crypto_box_seal,
+    crypto_box,
     crypto_box_seal_open,
     crypto_scalarmult_base,
 )
 from nacl.exceptions import CryptoError
 
 from .errors import NotOpened
+from .prf import prf
 from .secret import Secret
 
 NONCE_BYTES = 24
@@ -51,21 +53,31 @@ class BoxKey:
         return f"BoxKey({self.public.hex()[:12]})"
 
 
-def seal_to(public: bytes, secret: Secret) -> bytes:
-    """Seal to a box key (libsodium sealed box: anonymous, 48 bytes longer).
+def seal_to(public: bytes, secret: Secret, *, drawn: bytes) -> bytes:
+    """Seal to a box key: libsodium's sealed box, anonymous, 48 bytes longer.
+
+    Args:
+        drawn: 32 fresh random bytes for the sender's one-time key. Whoever repeats them shows that it was the same.
 
     Raises:
         NotOpened: `public` is no usable X25519 key; it comes from a peer.
     """
     try:
-        return crypto_box_seal(secret.reveal(), public)
+        once = crypto_scalarmult_base(drawn)
+        nonce = hashlib.blake2b(once + public, digest_size=NONCE_BYTES).digest()
+        return once + crypto_box(secret.reveal(), nonce, public, drawn)
     except (CryptoError, ValueError, TypeError, RuntimeError):
         raise NotOpened("a box key is not a usable X25519 key") from None
 
 
 def seal(key: Secret, plaintext: bytes, *, context: bytes) -> bytes:
-    """XChaCha20-Poly1305 under a 32-byte key, random nonce in front, `context` as associated data."""
-    nonce = nacl.utils.random(NONCE_BYTES)
+    """XChaCha20-Poly1305 under a 32-byte key, nonce in front, `context` as associated data.
+
+    The nonce is a keyed hash of context and plaintext, as in SIV (Rogaway and Shrimpton, "Deterministic authenticated
+    encryption", 2006). So equal inputs give equal bytes, which shows no more than that they are equal, no nonce ever
+    serves two messages, and a role that seals needs no randomness.
+    """
+    nonce = prf(Secret(prf(key, "nonce-key")), "nonce", context, plaintext)[:NONCE_BYTES]
     return nonce + crypto_aead_xchacha20poly1305_ietf_encrypt(plaintext, context, nonce, key.reveal())
 
 

@@ -196,7 +196,7 @@ class DealsTwoSecrets(Node):
         for index, effect in enumerate(effects):
             if isinstance(effect, Send) and isinstance(part, Changing) and _deals_to_the_next(effect.message):
                 (to,) = effect.message.to  # type: ignore[attr-defined]
-                other = seal_to(part._offers[to].box, Secret(bytes(32)))
+                other = seal_to(part._offers[to].box, Secret(bytes(32)), drawn=to)
                 (effects[index],) = part.seat.sealed((to,), "secret", BEFORE, other)
         return effects
 

@@ -13,12 +13,13 @@ from interlock.vault.boxes import NONCE_BYTES, SEALED_EXTRA
 
 KEYS = st.binary(min_size=32, max_size=32)
 KEY = Secret(bytes(range(32)))
+DRAWN = bytes(range(100, 132))
 
 
 @given(KEYS, st.binary(max_size=200))
 def test_what_is_sealed_to_a_box_key_opens_with_it(drawn: bytes, data: bytes) -> None:
     key = BoxKey(drawn)
-    sealed = seal_to(key.public, Secret(data))
+    sealed = seal_to(key.public, Secret(data), drawn=DRAWN)
     assert len(sealed) == len(data) + 48
     assert key.open(sealed) == Secret(data)
     assert SealedBox(PrivateKey(drawn)).decrypt(sealed) == data
@@ -33,7 +34,7 @@ def test_the_public_half_is_x25519(drawn: bytes) -> None:
 @given(st.binary(max_size=40), st.integers(0), st.integers(1, 255))
 def test_a_changed_box_does_not_open(data: bytes, at: int, change: int) -> None:
     key = BoxKey(KEY.reveal())
-    sealed = bytearray(seal_to(key.public, Secret(data)))
+    sealed = bytearray(seal_to(key.public, Secret(data), drawn=DRAWN))
     sealed[at % len(sealed)] ^= change
     # X25519 ignores the top bit of the ephemeral key, but the nonce is a hash of all of it.
     with pytest.raises(NotOpened, match="E103"):
@@ -47,14 +48,14 @@ def test_bytes_that_were_never_sealed_do_not_open(size: int) -> None:
 
 
 def test_the_box_of_another_does_not_open() -> None:
-    sealed = seal_to(BoxKey(b"a" * 32).public, Secret(b"data"))
+    sealed = seal_to(BoxKey(b"a" * 32).public, Secret(b"data"), drawn=DRAWN)
     with pytest.raises(NotOpened):
         BoxKey(b"b" * 32).open(sealed)
 
 
 def test_after_the_tick_a_box_opens_for_nobody() -> None:
     key = BoxKey(KEY.reveal())
-    sealed = seal_to(key.public, Secret(b"data"))
+    sealed = seal_to(key.public, Secret(b"data"), drawn=DRAWN)
     private = key._private._buffer
     key.erase()
     assert private == bytes(32)
@@ -67,10 +68,22 @@ def test_a_box_key_shows_its_public_half_only() -> None:
     assert repr(key) == f"BoxKey({key.public.hex()[:12]})"
 
 
-def test_sealing_twice_gives_different_bytes() -> None:
+def test_a_box_is_what_libsodium_makes_of_the_same_one_time_key() -> None:
+    """Another draw, other bytes; and any sealed-box reader opens them."""
     key = BoxKey(KEY.reveal())
-    assert seal_to(key.public, Secret(b"data")) != seal_to(key.public, Secret(b"data"))
-    assert seal(KEY, b"data", context=b"")[:NONCE_BYTES] != seal(KEY, b"data", context=b"")[:NONCE_BYTES]
+    sealed = seal_to(key.public, Secret(b"data"), drawn=DRAWN)
+    assert sealed == seal_to(key.public, Secret(b"data"), drawn=DRAWN)
+    assert sealed != seal_to(key.public, Secret(b"data"), drawn=KEY.reveal())
+    assert SealedBox(PrivateKey(KEY.reveal())).decrypt(sealed) == b"data"
+    assert sealed[:32] == bytes(PrivateKey(DRAWN).public_key)
+
+
+@given(st.lists(st.tuples(st.binary(max_size=8), st.binary(max_size=8)), min_size=2, max_size=8, unique=True))
+def test_no_nonce_serves_two_messages(messages: list[tuple[bytes, bytes]]) -> None:
+    sealed = [seal(KEY, data, context=context) for data, context in messages]
+    assert len({one[:NONCE_BYTES] for one in sealed}) == len(messages)
+    data, context = messages[0]
+    assert sealed[0] == seal(KEY, data, context=context)
 
 
 @given(KEYS, st.binary(max_size=200), st.binary(max_size=50))
@@ -170,6 +183,6 @@ def test_sealed_bytes_are_xchacha20_poly1305(key: bytes, data: bytes, context: b
 def test_the_nonce_of_a_sealed_box_is_the_hash_of_both_keys() -> None:
     # What the comment on changed boxes rests on: crypto_box_seal's nonce is BLAKE2b-192(ephemeral || receiver).
     key = BoxKey(KEY.reveal())
-    sealed = seal_to(key.public, Secret(b"data"))
+    sealed = seal_to(key.public, Secret(b"data"), drawn=DRAWN)
     nonce = hashlib.blake2b(sealed[:32] + key.public, digest_size=24).digest()
     assert Box(PrivateKey(KEY.reveal()), PublicKey(sealed[:32])).decrypt(sealed[32:], nonce) == b"data"
