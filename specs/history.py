@@ -73,6 +73,8 @@ T = TypeVar("T")
 class Occurrence(Generic[T]):
     """An event or message in the history. Its own fields are attributes too: `seen(Halted)[0].voter`.
 
+    Where a field has the name of an attribute below, `what.field` reaches it.
+
     Attributes:
         what: the event or message itself.
         by: label of who announced or sent it. at: virtual seconds. nth: index of its step.
@@ -211,4 +213,4 @@ def _classes(kind: type, base: type) -> Iterator[type]:
 def _matching(found: list[Occurrence[Any]], fields: dict[str, Any]) -> list[Occurrence[Any]]:
     if not fields:
         return list(found)
-    return [o for o in found if all(getattr(o, name) == value for name, value in fields.items())]
+    return [o for o in found if all(getattr(o.what, name) == value for name, value in fields.items())]

@@ -136,7 +136,8 @@ class Spec:
         name: default: its module's last name. version: raise it when old schedules lose their meaning.
         faults: which of `FAULTS` may happen.
         traitors: for each participant that may lie, a strategy of the messages it may forge.
-        messages: union of the message classes that participants read; default: those in the modules of the roles.
+        messages: union of the message classes that participants read; default: those in the modules of the roles and
+            of the classes they come from.
         may_stop: numbers of errors with which a participant may end.
         latency: seconds that a message takes. settle: seconds that a run goes on at least after the faults end.
         inputs_max, seconds: how many inputs a random schedule has at most, and within which time they come.
@@ -235,7 +236,7 @@ def kinds(spec: Spec, roles: Iterable[Any]) -> Any:
     """
     if spec.messages is not None:
         return spec.messages
-    modules = {type(role).__module__ for role in roles}
+    modules = {base.__module__ for role in roles for base in type(role).__mro__}
     found = {
         (part.__module__, part.__qualname__): part
         for module in sorted(modules)

@@ -104,7 +104,8 @@ class Stage(ABC):
         partitions = [fault for fault in self.schedule.faults if isinstance(fault, Partition)]
         ends = [item.at for item in self.schedule.inputs + self.schedule.forged]
         ends += [fault.at + fault.seconds for fault in partitions]
-        self.at(max(ends, default=0.0), self._inputs_over)
+        last = max(ends, default=0.0)
+        self.at(last, self._inputs_over, last)
 
     def result(self) -> Run:
         """What there is to say about the run.
@@ -188,9 +189,9 @@ class Stage(ABC):
 
     # --- the end ---
 
-    def _inputs_over(self, looks: int = LOOKS) -> None:
-        if self.links.pending and looks:
-            self.at(self.now() + FAULTS_S / LOOKS, self._inputs_over, looks - 1)
+    def _inputs_over(self, began: float, look: int = 0) -> None:
+        if self.links.pending and look < LOOKS:
+            self.at(began + FAULTS_S * (look + 1) / LOOKS, self._inputs_over, began, look + 1)
         else:
             self._faults_over()
 

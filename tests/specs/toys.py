@@ -40,11 +40,11 @@ class Pong(Message, frozen=True):
 
 
 class Said(Event, frozen=True):
-    what: str
+    text: str
 
 
 def say(what: object) -> Announce:
-    return Announce(Said(what=str(what)))
+    return Announce(Said(text=str(what)))
 
 
 class Scripted:
@@ -111,13 +111,13 @@ def history(run: Run) -> list[str]:
 
 
 def line(step: Any) -> str:
-    what = step.event.what if step.event is not None else step.message or step.name or step.number or ""
+    what = step.event.text if step.event is not None else step.message or step.name or step.number or ""
     parts = [f"{step.at:.3f}", step.who, step.kind, step.peer, str(what), step.mark]
     return " ".join(part for part in parts if part)
 
 
 def said(run: Run) -> list[str]:
-    return [f"{step.who} {step.event.what}" for step in run.history if isinstance(step.event, Said)]
+    return [f"{step.who} {step.event.text}" for step in run.history if isinstance(step.event, Said)]
 
 
 def both(spec: type[Spec], plan: Schedule) -> Run:
@@ -229,4 +229,4 @@ class Chaos(Spec):
 
     @always
     def fine(self, seen: Seen) -> bool:
-        return len(seen(Said, what="77")) < 4
+        return len(seen(Said, text="77")) < 4
