@@ -30,9 +30,9 @@ class InterlockError(Exception):
 
     def __str__(self) -> str:
         text = f"E{self.number} {self.what}"
-        if self.expected is not None or self.actual is not None:
-            text += f": expected {self.expected}, got {self.actual}"
-        return text
+        said = {"expected": self.expected, "got": self.actual}
+        shown = ", ".join(f"{word} {value}" for word, value in said.items() if value is not None)
+        return f"{text}: {shown}" if shown else text
 
 
 class Refused(InterlockError):

@@ -46,8 +46,8 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit."""
+def run(arguments: Sequence[str] | None) -> NoReturn:
+    """Run one command, by default the process's own arguments, and exit."""
     from . import keyholder, runs, serve  # noqa: F401  they register their commands
 
     try:
@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.close()  # whoever read our output has gone
         sys.exit(1)
     except OSError as error:
-        _fail(f"E707 {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), "")
+        where = f": {error.filename}" if error.filename else ""
+        _fail(f"E707 {error.strerror or error}{where}", "Is the disk full? Is the folder there, and yours to write in?")
     sys.exit(0)
 
 

@@ -54,10 +54,10 @@ def _named(given: Path) -> Iterator[tuple[str, Path]]:
     if given.is_dir():
         folder = given.resolve().name
         yield from ((f"{folder}/{name}", path) for name, path in _below(given, ()))
-    elif given.exists():
+    elif given.is_file():
         yield given.name, given
     else:
-        raise _unreadable(given, "there is none")
+        raise _unreadable(given, "it is neither a file nor a folder" if given.exists() else "there is none")
 
 
 def _below(root: Path, excluded: Container[str]) -> Iterator[tuple[str, Path]]:

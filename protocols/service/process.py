@@ -86,13 +86,14 @@ class Process:
     async def _main(self, main: Callable[[Process], Coroutine[Any, Any, None]]) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled)
+            loop.add_signal_handler(number, self._signalled, number)
         self._task = loop.create_task(main(self))
         await asyncio.wait([self._task])
         if not self._task.cancelled():
             self._task.result()
 
-    def _signalled(self) -> None:
+    def _signalled(self, number: signal.Signals) -> None:
+        _log.info("stopped by %s", number.name)
         self._signals += 1
         if self._signals > 1:
             os._exit(1)

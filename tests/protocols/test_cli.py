@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -28,11 +29,12 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Call]:
     """Run one command in this process: exit status, output, error output."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "1")  # the command sets them; this puts back what was there
     monkeypatch.setenv("COLUMNS", "200")
+    before = signal.getsignal(signal.SIGINT)
 
     def called(*arguments: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
@@ -41,7 +43,8 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         assert isinstance(ended.value.code, int)
         return ended.value.code, said.out, said.err
 
-    return called
+    yield called
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")

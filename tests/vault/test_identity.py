@@ -183,7 +183,7 @@ def test_a_key_file_that_cannot_be_written_whole_is_not_left_behind(tmp_path: Pa
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # as a full disk: the write stops in the seed
     try:
-        with pytest.raises(KeyFileRefused, match="E101 .* cannot be written") as caught:
+        with pytest.raises(KeyFileRefused, match=r"E101 .* cannot be written") as caught:
             ME.save(tmp_path / "me.key")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

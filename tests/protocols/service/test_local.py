@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def texts(folder: Path) -> tuple[Path, ...]:
 def small(folder: Path) -> RunDir:
     data = folder / "texts"
     data.mkdir()
-    changed = Choices(**{n: getattr(SMALL, n) for n in SMALL.__slots__} | {"data": texts(data)})
+    changed = replace(SMALL, data=texts(data))
     return found(folder / "run", changed)[0]
 
 
