@@ -24,9 +24,18 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one value a line, instead of text.")]
 
 
+def visible(text: str) -> str:
+    """Show as an escape what a terminal would obey or hide: names and reasons come from others.
+
+    >>> print(visible("a\\x1b[2Jb"))
+    a\\x1b[2Jb
+    """
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 def say(text: str) -> None:
     """Print a result."""
-    typer.echo(text)
+    typer.echo(visible(text))
 
 
 def say_json(value: Any) -> None:
@@ -36,7 +45,7 @@ def say_json(value: Any) -> None:
 
 def note(text: str) -> None:
     """Print what is not a result."""
-    typer.echo(text, err=True)
+    typer.echo(visible(text), err=True)
 
 
 @app.callback(invoke_without_command=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -15,7 +16,7 @@ from ..service import machine
 from ..service.local import Local
 from ..service.progress import Evaluated, Trained, Void
 from ..service.report import speed
-from .app import say, say_json
+from .app import say, say_json, visible
 
 EVERY = 10  # rounds between lines where there is no terminal
 _RECENT = 10  # rounds that the speed is measured over
@@ -57,7 +58,7 @@ class Table:
 
     def __init__(self, local: Local) -> None:
         self._local, self._start = local, machine.now_s()
-        self._console = Console()
+        self._console = Console(markup=False, emoji=False, highlight=False)  # names in it are what others say
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -88,31 +89,35 @@ class Table:
                 say(f"tick {item.tick}: every stage prepared its change")
 
     def _table(self) -> RichTable:
-        local, progress = self._local, self._local.progress
-        manifest = local.manifest
         table = RichTable(box=None, show_header=False)
         table.add_column(min_width=len("validation"), no_wrap=True)  # a new row moves no other
         table.add_column(overflow="fold")
+        for name, value in self._rows():
+            table.add_row(name, visible(value))
+        return table
+
+    def _rows(self) -> Iterator[tuple[str, str]]:
+        local, progress = self._local, self._local.progress
+        manifest = local.manifest
         took = timedelta(seconds=int(machine.now_s() - self._start))
-        table.add_row("run", f"'{manifest.name}' {manifest.run.hex()[:16]}, {took} so far")
-        table.add_row("now", self._now())
-        table.add_row("round", f"{progress.round} of {manifest.training.rounds}, epoch {progress.epoch}{self._left()}")
+        yield "run", f"'{manifest.name}' {manifest.run.hex()[:16]}, {took} so far"
+        yield "now", self._now()
+        yield "round", f"{progress.round} of {manifest.training.rounds}, epoch {progress.epoch}{self._left()}"
         if progress.rounds:
             rate = speed(progress, local.times, _RECENT)
-            table.add_row("training", f"{progress.rounds[-1].loss:.4f} nats a byte, {rate:,.0f} bytes/s")
+            yield "training", f"{progress.rounds[-1].loss:.4f} nats a byte, {rate:,.0f} bytes/s"
         for found in progress.evaluations[-3:]:
-            table.add_row("validation", f"{found.loss:.4f} nats a byte after round {found.round}")
+            yield "validation", f"{found.loss:.4f} nats a byte after round {found.round}"
         name = {identity: join.record.operator for identity, join in progress.joins.items()}
         for stage, group in enumerate(progress.members):
-            table.add_row(f"stage {stage}", ", ".join(sorted(name[who] for who in group)))
+            yield f"stage {stage}", ", ".join(sorted(name[who] for who in group))
         for role in ("gate", "relay", *(() if progress.members else ("node",))):
             here = sorted(join.record.operator for join in progress.of(role))
-            table.add_row(f"{role}s", ", ".join(here) or "none yet")
+            yield f"{role}s", ", ".join(here) or "none yet"
         for ended, how in local.ended.items():
-            table.add_row("", f"{ended} {how}")
+            yield "", f"{ended} {how}"
         for void in progress.voids[-3:]:
-            table.add_row("void", f"tick {void.tick}: E{void.number} {void.reason}")
-        return table
+            yield "void", f"tick {void.tick}: E{void.number} {void.reason}"
 
     def _now(self) -> str:
         """What the run does."""

@@ -147,6 +147,7 @@ class Local:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+        self.run.url.unlink(missing_ok=True)  # a coordinator that was killed has not removed it
 
     def kill(self) -> None:
         """End everyone at once."""

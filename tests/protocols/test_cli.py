@@ -13,10 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from interlock.protocols.canonical import decode
 from interlock.protocols.cli import main
+from interlock.protocols.cli.app import visible
+from interlock.protocols.cli.display import Table
 from interlock.protocols.members import Invitation
+from interlock.protocols.service.local import Local
 from interlock.protocols.service.rundir import RunDir
 from interlock.protocols.service.url import JoinURL
 from interlock.vault import Identity
@@ -256,3 +261,27 @@ def test_importing_the_command_line_imports_no_numpy() -> None:
     code = "import interlock.protocols.cli, sys; print([m for m in ('numpy', 'torch') if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"
+
+
+# --- what is shown ---
+
+
+@given(st.text())
+def test_nothing_that_a_terminal_obeys_or_hides_is_printed(text: str) -> None:
+    shown = visible(text)
+    assert shown.replace("\n", "").isprintable()
+    assert not text.replace("\n", "").isprintable() or shown == text
+
+
+def test_names_are_shown_as_they_are_and_never_obeyed(
+    call: Call, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "[/red] :smile: \x1b[2J"
+    small = ["--local", "--data", texts, "--validation-bytes", 5000, "--rows", 1, "--name", name]
+    assert "'[/red] :smile: \\x1b[2J'" in call("new", tmp_path / "run", *small)[1]
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes this for a terminal
+    with Table(Local(RunDir(tmp_path / "run"))) as table:
+        table([])
+    shown = capsys.readouterr().out
+    assert "'[/red] :smile: \\x1b[2J'" in shown
+    assert "waiting: the coordinator" in shown
