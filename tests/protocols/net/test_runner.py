@@ -492,9 +492,11 @@ def test_sending_to_nobody_is_announced() -> None:
     role = Scripted(restore=lambda stored: [Send(OTHER.public, Ping(number=1)), say("on"), Stop()])
     stage = perform(role)
     assert [type(event) for _, event in stage.heard] == [Refusal, Said]
-    assert stage.heard[0][1] == Refusal(
-        number=208, what=f"peer {OTHER.public.hex()[:12]} is unknown or not connected", peer=OTHER.public
-    )
+    refusal = stage.heard[0][1]
+    assert isinstance(refusal, Refusal)
+    assert (refusal.number, refusal.peer) == (208, OTHER.public)
+    assert refusal.what == f"peer {OTHER.public.hex()[:12]} is unknown or not connected"
+    assert "It must join first" in refusal.todo
 
 
 def test_a_bad_address_is_announced_not_fatal() -> None:
