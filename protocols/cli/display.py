@@ -13,7 +13,7 @@ from rich.table import Table as RichTable
 
 from ..journal import Changed, Joined
 from ..service import machine
-from ..service.local import Local
+from ..service.local import Ended, Local
 from ..service.progress import Evaluated, Trained, Void
 from ..service.report import speed
 from .app import say, say_json, visible
@@ -48,6 +48,8 @@ class JsonLines:
                 say_json({"event": "void", "tick": item.tick, "number": item.number, "reason": item.reason})
             elif isinstance(item, Changed):
                 say_json({"event": "change", "tick": item.tick})
+            elif isinstance(item, Ended):
+                say_json({"event": "ended", "process": item.process, "how": item.how})
             elif isinstance(item, Joined):
                 record = item.join.record
                 say_json({"event": "joined", "role": record.role, "operator": record.operator})
@@ -87,6 +89,8 @@ class Table:
                 say(f"tick {item.tick} is void: E{item.number} {item.reason}")
             elif isinstance(item, Changed):
                 say(f"tick {item.tick}: every stage prepared its change")
+            elif isinstance(item, Ended):
+                say(f"{item.process} {item.how}; the run goes on without it")
 
     def _table(self) -> RichTable:
         table = RichTable(box=None, show_header=False)

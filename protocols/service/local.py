@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -34,6 +35,14 @@ LEAVE_S = 15.0  # for everyone to leave before they are killed
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A gate that the run goes on without, and how it ended."""
+
+    process: str
+    how: str
+
+
 class Local:
     """A run under way on this machine.
 
@@ -52,6 +61,7 @@ class Local:
         self._disclose, self._threads = disclose, threads
         self.stopping = False
         self.ended: dict[str, str] = {}  # gates that the run goes on without, and how each ended
+        self._news: list[object] = []
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._journal: JournalFile | None = None
         self._tail = EventTail(run.folder("coordinator"))
@@ -106,6 +116,7 @@ class Local:
             how = _how(child.returncode)
             if name.startswith("gate-") and self._gates_left() >= self.manifest.committee.release:
                 self.ended[name] = how
+                self._news.append(Ended(name, how))
                 continue
             raise Failed(
                 708,
@@ -117,10 +128,11 @@ class Local:
         return sum(name.startswith("gate-") and child.poll() is None for name, child in self._children.items())
 
     def news(self) -> list[object]:
-        """What the journal has since the last call (`Progress.follow`)."""
+        """What is new since the last call: `Ended`, and what the journal has (`Progress.follow`)."""
+        news, self._news = self._news, []
         if self._journal is None:
             if not self.run.journal.exists():
-                return []
+                return news
             self._journal = JournalFile(self.run.journal)
         for event in self._tail.news():
             if event["event"] == "Wrote":
@@ -128,7 +140,7 @@ class Local:
                 self.waiting = ""
             elif event["event"] == "Waiting":
                 self.waiting = event["what"]
-        return self.progress.follow(self._journal.news())
+        return news + self.progress.follow(self._journal.news())
 
     @property
     def quiet_s(self) -> float:
