@@ -364,6 +364,8 @@ class Runner:
             f"internal error: {type(error).__name__}: {error}",
             todo="This is a fault of the program: report it with its log.",
         )
+        if isinstance(error, MemoryError):
+            failure = Failed(724, "there is not enough memory", todo="Give this process more, or the model less.")
         failure.__cause__ = error
         self._stop(failure)
 

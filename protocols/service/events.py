@@ -63,7 +63,11 @@ class EventTail:
         self._at = 0
 
     def news(self) -> list[dict[str, Any]]:
-        """The whole lines since the last call."""
+        """The whole lines since the last call.
+
+        Raises:
+            Failed: E722, a line is no JSON object.
+        """
         try:
             with self._path.open("rb") as file:
                 file.seek(self._at)
@@ -72,7 +76,10 @@ class EventTail:
             return []
         whole, newline, _ = data.rpartition(b"\n")
         self._at += len(whole) + len(newline)
-        return [_decode(line) for line in whole.split(b"\n") if line]
+        try:
+            return [_decode(line) for line in whole.split(b"\n") if line]
+        except msgspec.DecodeError as error:
+            raise Failed(722, f"{self._path} is damaged: {error}", todo="Restore it, or do without it.") from None
 
 
 def read_events(folder: Path) -> Iterator[dict[str, Any]]:

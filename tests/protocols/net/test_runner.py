@@ -262,6 +262,14 @@ def test_an_internal_error_ends_the_runner_and_is_carried(
     assert caught.value.number == 790
 
 
+def test_a_job_that_finds_no_memory_ends_the_runner_as_nobodys_fault() -> None:
+    def full(job: Any) -> Any:
+        raise MemoryError
+
+    with pytest.raises(Failed, match="E724 there is not enough memory"):
+        perform(Scripted(restore=lambda stored: [Work(1)]), worker=SimulatedWorker(full))
+
+
 def test_endless_effects_end_the_runner() -> None:
     with pytest.raises(Failed, match="too many effects"):
         perform(Scripted(restore=lambda stored: [say(n) for n in range(10_001)]))

@@ -114,6 +114,13 @@ def change_events(file: str, pattern: str, replacement: str) -> Callable[[RunDir
     return change
 
 
+def change_file(name: str, content: bytes) -> Callable[[RunDir], None]:
+    def change(run: RunDir) -> None:
+        (run.path / name).write_bytes(content)
+
+    return change
+
+
 def change_row(run: RunDir) -> None:
     """Raise a loss in the journal; the coordinator's signature then does not fit."""
     with sqlite3.connect(run.journal) as database:
@@ -143,6 +150,10 @@ def drop_row(run: RunDir) -> None:
         (change_events("relay-0", r'("event":"Carried","tick":)\d+', r"\g<1>3"), "relay-0: Carried of tick 3"),
         (change_events("node-1", r'("event":"NodeReported".*"state":")\w{8}', r"\g<1>00000000"), "node-1: its state"),
         (change_events("gate-ada", r'("event":"GateReleased".*"plan":")\w{8}', r"\g<1>00000000"), "gate-ada: "),
+        (change_events("node-0", r'("event":"FrameSent",)"tick"', r'\g<1>"tock"'), "a file of the run cannot be read"),
+        (change_events("gate-ada", r'"event":"GateReleased"', "event"), "E722"),
+        (change_file("plain.json", b"{}"), "a file of the run cannot be read"),
+        (change_file("report.json", b"\xff"), "report.json: not JSON"),
         (
             change_events("relay-0", r'("event":"Carried","tick":4.*"size":)\d+', r"\g<1>7"),
             "'boundary_bytes_per_token'",
