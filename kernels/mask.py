@@ -43,7 +43,7 @@ PLANES: dict[int, tuple[type[np.unsignedinteger[Any]], ...]] = {
     32: (np.uint32,),
 }
 
-_BLOCK = 32768  # elements at a time: what a block touches stays in the L2 cache
+_BLOCK = 65536  # elements at a time: what a block touches stays in the L2 cache
 _ZEROS = bytes(1 << 17)  # what the keystream is added to, a piece at a time, for the same reason
 
 

@@ -23,7 +23,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from .errors import NonFinite, OutOfRange
+from .errors import NonFinite, OutOfRange, Overflow
 from .exact import round_shift
 from .initial import MOMENTUM_EXPONENT_MIN
 from .state import Int32, Int64, StageState, TensorShape, TensorState
@@ -63,7 +63,7 @@ def encode_sum(gradient: Float32 | Float64, exponent: int) -> Int32:
 
     Raises:
         NonFinite: an entry is NaN or infinite.
-        OutOfRange: an entry reaches 2**27; the attempt is void and its successor needs a larger exponent.
+        Overflow: an entry reaches 2**27; the attempt is void and its successor needs a larger exponent.
     """
     _check_exponent(exponent)
     if not np.isfinite(gradient).all():
@@ -71,7 +71,9 @@ def encode_sum(gradient: Float32 | Float64, exponent: int) -> Int32:
     with np.errstate(over="ignore"):  # an infinity is refused like any entry that is too large
         whole = np.rint(np.ldexp(gradient.astype(np.float64), -exponent))
     if np.max(np.abs(whole), initial=0.0) >= 2**ENTRY_BITS:
-        raise OutOfRange(f"gradient sum: an entry reaches 2**{ENTRY_BITS} at exponent {exponent}")
+        needed = math.frexp(float(np.max(np.abs(gradient))))[1] - exponent
+        what = f"gradient sum: an entry reaches 2**{ENTRY_BITS} at exponent {exponent}"
+        raise Overflow(what, max(1, needed - ENTRY_BITS))
     return whole.astype(np.int32)
 
 
@@ -90,7 +92,8 @@ def add_sums(sums: Sequence[Int32]) -> Int64:
     """Add the replicas' gradient sums of one tensor, exactly.
 
     Raises:
-        OutOfRange: shapes differ, or an entry is beyond `(2**31 - 1) // replicas`: the total might not fit.
+        OutOfRange: shapes differ.
+        Overflow: an entry is beyond `(2**31 - 1) // replicas`, so that the total might not fit.
     """
     if not sums:
         raise OutOfRange("gradient sums: no replica")
@@ -100,7 +103,8 @@ def add_sums(sums: Sequence[Int32]) -> Int64:
         if s.shape != total.shape or s.dtype != np.int32:
             raise OutOfRange(f"gradient sum {i}: expected int32 {total.shape}, got {s.dtype} {s.shape}")
         if _largest(s) > limit:
-            raise OutOfRange(f"gradient sum {i}: an entry exceeds {limit}, the share of {len(sums)} replicas")
+            what = f"gradient sum {i}: an entry exceeds {limit}, the share of {len(sums)} replicas"
+            raise Overflow(what, max(1, _largest(s).bit_length() - limit.bit_length()))
         total += s
     return total
 

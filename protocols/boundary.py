@@ -97,7 +97,13 @@ class Frame(Message, frozen=True, array_like=True, kw_only=True):
 
 
 class Here(Message, frozen=True, array_like=True, kw_only=True):
-    """A node's connection to a relay is up; the relay answers with the same, and with what it kept for the node."""
+    """A node's connection to a relay is up, or it waits; the relay answers with the same and what it kept for the node.
+
+    tick: the newest that the node knows. have: header digests, and contents of sealed traffic, that it has already.
+    """
+
+    tick: Count
+    have: Annotated[tuple[Hash, ...], msgspec.Meta(max_length=1 << 16)]
 
 
 class Taken(Message, frozen=True, array_like=True, kw_only=True):

@@ -59,6 +59,7 @@ class Changing:
     _offers: dict[bytes, BoxOffer] = field(default_factory=dict)
     _waiting: list[tuple[Sealed, Blob]] = field(default_factory=list)
     _secrets: dict[int, Secret] = field(default_factory=dict)
+    _given: bool = False
     _group: GroupKey | None = None
     _pairs: dict[int, PairKey] = field(default_factory=dict)
     _commits: dict[bytes, bytes] = field(default_factory=dict)
@@ -202,7 +203,8 @@ class Changing:
         return [Send(seat.manifest.coordinator, Preparing(prepared=prepared))]
 
     def secrets(self) -> Secrets:
-        """The new ratchets, for when the change becomes the base."""
+        """The new ratchets, for when the change becomes the base. They are the caller's to erase from now on."""
+        self._given = True
         return Secrets(
             group=Ratchet(self._secrets[GROUP], self.seat.tick),
             before=Ratchet(self._secrets[BEFORE], self.seat.tick) if BEFORE in self._secrets else None,
@@ -216,6 +218,9 @@ class Changing:
         for key in (self._group, *self._pairs.values()):
             if key is not None:
                 key.erase()
+        if not self._given:
+            for secret in self._secrets.values():
+                secret.erase()
         self._drawn = None
         self._reveals.clear()
         self._seed.erase()

@@ -85,6 +85,14 @@ class Refused(InterlockError):
     """A peer's message, row or frame is not acceptable."""
 
 
+class Overflowed(Refused):
+    """Numbers do not fit the exponent that the plan gives them; `bits` more would do."""
+
+    def __init__(self, number: int, what: str, *, bits: int) -> None:
+        super().__init__(number, what)
+        self.bits = bits
+
+
 class Misused(InterlockError):
     """A person asked for something that cannot be; nothing was changed."""
 

@@ -29,6 +29,7 @@ from .journal import (
     Row,
     Voided,
     verify_chain,
+    verify_row,
 )
 from .manifest import Manifest
 from .members import Join, Welcome, make_record, verify_join
@@ -53,24 +54,27 @@ class Propose(Message, frozen=True, array_like=True, kw_only=True):
     """The coordinator asks for a release.
 
     opening: the newest, None before the first. rows: from that opening's plan (from the first row before the first
-    opening) to the plan's head.
+    opening) to the plan's head. earlier: joins and changes of members before those that this gate has not followed.
     """
 
     plan: Plan
     opening: Opening | None
     rows: Annotated[tuple[Row, ...], msgspec.Meta(max_length=8192)]
+    earlier: Annotated[tuple[Row, ...], msgspec.Meta(max_length=8192)] = ()
 
 
 class Known(Plain, frozen=True, array_like=True, kw_only=True):
     """What a gate stores: enough never to release twice, and to check the next plan.
 
-    held: everyone who was ever granted a stage. joined: everyone who was admitted, with the nonce of the invitation.
+    rows: how many rows it has followed. held: everyone who was ever granted a stage. joined: everyone who was
+    admitted, with the nonce of the invitation.
     """
 
     tick: Count
     release: Release | None
     plan: Plan | None
     opening: Opening | None
+    rows: Count
     held: tuple[tuple[PublicKey, Count], ...]
     joined: tuple[tuple[PublicKey, Annotated[bytes, msgspec.Meta(max_length=16)]], ...]
 
@@ -91,7 +95,7 @@ class GateRefused(Event, frozen=True, kw_only=True):
 
 
 def _empty() -> Known:
-    return Known(tick=0, release=None, plan=None, opening=None, held=(), joined=())
+    return Known(tick=0, release=None, plan=None, opening=None, rows=0, held=(), joined=())
 
 
 class Gate:
@@ -125,7 +129,7 @@ class Gate:
         if name != "hello":
             return []
         if self._greeted:
-            return [Send(self._manifest.coordinator, Ready(tick=self._known.tick)), After(5 * HELLO_S, "hello")]
+            return [Send(self._manifest.coordinator, Ready(known=self._known.rows)), After(5 * HELLO_S, "hello")]
         hello = Join(record=self._record, invitation=None)
         return [Send(self._manifest.coordinator, hello), After(HELLO_S, "hello")]
 
@@ -135,7 +139,7 @@ class Gate:
             raise Refused(208, f"a message of {source.hex()[:12]}, who is not the coordinator")
         if isinstance(message, Welcome):
             self._greeted = True
-            return [Send(source, Ready(tick=self._known.tick))]
+            return [Send(source, Ready(known=self._known.rows))]
         if not isinstance(message, Propose):
             raise Refused(210, f"a gate reads no {type(message).__name__}")
         plan = message.plan
@@ -224,6 +228,7 @@ class _History:
         number, previous = (rows[0].number, rows[0].previous) if rows else (0, GENESIS)
         if opening is None and (number, previous) != (0, GENESIS):
             raise Refused(310, "the rows before the first plan do not start with the first row")
+        self._catch_up(ask.earlier, before=number)
         coordinator = manifest.coordinator
         head = verify_chain(rows, run=manifest.run, coordinator=coordinator, previous=previous, number=number)
         if plan.head != head:
@@ -238,9 +243,37 @@ class _History:
             release=None,
             plan=plan,
             opening=opening,
+            rows=number + len(rows),
             held=tuple(sorted(self._held.items())),
             joined=tuple(sorted(self._joined.items())),
         )
+
+    def _catch_up(self, earlier: tuple[Row, ...], *, before: int) -> None:
+        """Take in what happened while this gate was away: it was not there to check it, but others were."""
+        last = -1
+        for row in earlier:
+            body = row.body
+            if not last < row.number < before or not isinstance(body, Joined | Changed):
+                raise Refused(310, f"row {row.number} among those that this gate missed")
+            verify_row(row, run=self._manifest.run, coordinator=self._manifest.coordinator)
+            if isinstance(body, Joined):
+                self._join(body)
+            else:
+                self._grant(body.members)
+            last = row.number
+
+    def _grant(self, members: tuple[tuple[bytes, ...], ...]) -> None:
+        """Check that nobody gets a second stage, and remember who got which.
+
+        Raises:
+            Refused: E316.
+        """
+        grants = {who: index for index, stage in enumerate(members) for who in stage}
+        try:
+            verify_grants(grants, held=self._held, keyholders=self._manifest.committee.identities())
+        except VaultError as error:
+            raise Refused(316, error.what) from None
+        self._held.update(grants)
 
     def _join(self, row: Joined) -> None:
         record, invitation = row.join.record, row.join.invitation
@@ -265,29 +298,25 @@ class _History:
         """Base, members and what the tick became, from the rows after an opening's plan."""
         before = opening.plan
         members = draw_members(opening, self._manifest)
-        if len(rows) < 2 or not isinstance(rows[0].body, Planned) or rows[0].body.plan != before:
+        if not rows or not isinstance(rows[0].body, Planned) or rows[0].body.plan != before:
             raise Refused(315, f"the rows do not start with the plan of tick {before.tick}")
         if rows[0].previous != before.head:
             raise Refused(310, f"the rows before tick {before.tick} are not those that its plan follows")
-        second = rows[1].body
-        if not isinstance(second, Opened) or second.releases != opening.releases or second.tick != before.tick:
-            raise Refused(315, f"the second row is not the opening of tick {before.tick}")
-        if before.change:
-            grants = {who: index for index, stage in enumerate(members) for who in stage}
-            try:
-                keyholders = self._manifest.committee.identities()
-                verify_grants(grants, held=self._held, keyholders=keyholders)
-            except VaultError as error:
-                raise Refused(316, error.what) from None
-            self._held.update(grants)
+        following = [row for row in rows[1:] if not isinstance(row.body, Joined)]
+        opened = following[0].body if following else None
+        if not isinstance(opened, Opened) or opened.releases != opening.releases or opened.tick != before.tick:
+            raise Refused(315, f"the next row is not the opening of tick {before.tick}")
+        for row in rows:
+            if isinstance(row.body, Joined):
+                self._join(row.body)
+        if before.change and before.change != "start":
+            self._grant(members)  # even if it is void: shards may have moved
         close: Close | None = None
         end = ""
         base = before.base
-        for row in rows[2:]:
+        for row in following[1:]:
             body = row.body
-            if isinstance(body, Joined):
-                self._join(body)
-            elif end:
+            if end:
                 raise Refused(317, f"a row '{type(body).__name__}' after the end of tick {before.tick}")
             elif isinstance(body, Closed):
                 close = Close(tick=body.tick, opening=body.opening, commitments=body.commitments)
@@ -298,6 +327,7 @@ class _History:
                 if not before.change or body.tick != before.tick or body.members != members:
                     raise Refused(317, f"a change row that tick {before.tick} does not have")
                 verify_prepared(body.prepared, before, members)
+                self._grant(members)  # a start that is void left nobody anything: the next draws seeds and stages anew
                 base = Base(row=row.digest, made=(before.tick,) * len(members))
                 end = "changed"
             elif isinstance(body, Measured):

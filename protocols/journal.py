@@ -19,7 +19,7 @@ from .change import Prepared
 from .errors import Refused
 from .members import Join
 from .release import Plan, Release
-from .round import Commitment, Measurement, Report
+from .round import Bits, Commitment, Measurement, Place, Report
 
 GENESIS = bytes(32)  # predecessor of the first row
 
@@ -80,11 +80,13 @@ class Measured(Entry, frozen=True, array_like=True, kw_only=True):
 
 
 class Voided(Entry, frozen=True, array_like=True, kw_only=True):
-    """The open tick moved nothing, and why."""
+    """The open tick moved nothing, and why. where, bits: what did not fit and by how much (`round.Trouble`)."""
 
     tick: Count
     number: Count
     reason: Annotated[str, msgspec.Meta(max_length=300)]
+    where: Place = 0
+    bits: Bits = 0
 
 
 Body = Joined | Planned | Opened | Closed | Committed | Changed | Measured | Voided
@@ -115,6 +117,20 @@ def make_row(coordinator: Identity, run: bytes, number: int, previous: bytes, bo
     return msgspec.structs.replace(draft, signature=coordinator.sign(draft.signed()))
 
 
+def verify_row(row: Row, *, run: bytes, coordinator: bytes) -> None:
+    """Check one row by itself.
+
+    Raises:
+        Refused: E204 another run, E206 bad signature.
+    """
+    if row.run != run:
+        raise Refused(204, f"row {row.number} is of another run")
+    try:
+        verify_signature(coordinator, row.signed(), row.signature, whose=f"row {row.number}")
+    except VaultError as error:
+        raise Refused(206, error.what) from None
+
+
 def verify_chain(rows: Iterable[Row], *, run: bytes, coordinator: bytes, previous: bytes, number: int) -> bytes:
     """Check that rows follow `previous` one by one, numbered from `number`; return the hash of the last.
 
@@ -122,8 +138,6 @@ def verify_chain(rows: Iterable[Row], *, run: bytes, coordinator: bytes, previou
         Refused: E204 another run, E310 a gap or fork, E206 bad signature.
     """
     for row in rows:
-        if row.run != run:
-            raise Refused(204, f"row {row.number} is of another run")
         if row.number != number or row.previous != previous:
             raise Refused(
                 310,
@@ -131,9 +145,6 @@ def verify_chain(rows: Iterable[Row], *, run: bytes, coordinator: bytes, previou
                 expected=f"row {number}",
                 actual=f"row {row.number}",
             )
-        try:
-            verify_signature(coordinator, row.signed(), row.signature, whose=f"row {row.number}")
-        except VaultError as error:
-            raise Refused(206, error.what) from None
+        verify_row(row, run=run, coordinator=coordinator)
         previous, number = row.digest, number + 1
     return previous

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .boundary import Frame, Here, Taken, frame_size
 from .change import Offering, Offers, Preparing
-from .coordinator import ChunkIs, GetChunk, GetIndex, IndexIs
 from .corpus import CHUNK_BYTES
+from .fetching import ChunkIs, GetChunk, GetIndex, IndexIs
 from .gate import Propose
 from .manifest import Manifest
 from .members import Join, Roster, Welcome

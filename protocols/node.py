@@ -14,22 +14,21 @@ from dataclasses import dataclass
 from interlock.vault import Identity
 
 from .boundary import Frame, Here, Pass, Passed, Taken
+from .canonical import Message
 from .change import Offers, Prepare, PreparedState, Rotated, Rotation
 from .changing import Changing
-from .coordinator import ChunkIs, GetChunk, GetIndex, IndexIs
-from .corpus import Index, verify_chunk, verify_index
-from .effects import After, Announce, Blob, Connect, Effects, Event, Send, Stop, Work
-from .errors import Failed, InterlockError, Refused
+from .effects import Announce, Blob, Connect, Effects, Event, Send, Stop, Work
+from .errors import Failed, InterlockError, Overflowed, Refused
+from .fetching import ChunkIs, Fetching, IndexIs, Read
 from .manifest import Manifest
 from .members import Invitation, Join, Roster, Welcome, make_record, verify_join
 from .passing import Passing
 from .release import Opening, Ready, draw_members, order_key, tick_key, verify_opening
 from .round import Close, Sealed, Step, Stepped, Sum, Summed, Trouble, verify_sealed
 from .seat import Keys, Seat, Secrets
+from .watch import Watch
 
-HELLO_S = 1.0
 EARLY_MAX = 256  # messages of the next tick that may wait for its opening
-CHUNKS_UNDER_WAY = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +37,6 @@ class Adopt:
 
     tick: int
     made: int
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """Job: take the corpus into memory."""
-
-    tick: int
-    index: Index
-    chunks: tuple[Blob, ...]
 
 
 class NodeOpened(Event, frozen=True, kw_only=True):
@@ -66,11 +56,12 @@ class Adopted(Event, frozen=True, kw_only=True):
 
 
 class GaveUp(Event, frozen=True, kw_only=True):
-    """This node could not finish a tick."""
+    """This node could not finish a tick. suspect: identity of whose bytes were wrong, in hex, or empty."""
 
     tick: int
     number: int
     what: str
+    suspect: str = ""
 
 
 class Node:
@@ -86,6 +77,7 @@ class Node:
         self._join = Join(record=make_record(identity, "node", operator), invitation=invitation)
         self._welcomed = False
         self._relays: set[bytes] = set()
+        self._joins = 0  # that we know of
         self._reached: set[bytes] = set()  # relays whose connection is up
         self._opening: Opening | None = None
         self._seat: Seat | None = None
@@ -100,23 +92,50 @@ class Node:
         self._busy = False
         self._jobs: list[Adopt | Read] = []
         self._early: list[tuple[bytes, Frame | Sealed | Taken | Close | Offers, tuple[Blob, ...]]] = []
-        self._index: Index | None = None
-        self._chunks: dict[int, Blob] = {}
+        self._fetching: Fetching | None = None  # at a stage that reads text
         self._has_text = False
+        self._watch = Watch()
+        self._heard: set[bytes] = set()  # digests of what came through relays in this tick
+        self._said: dict[object, Send] = {}  # in this tick, as far as nobody said that it came
+
+    @property
+    def identity(self) -> bytes:
+        """Its identity key."""
+        return self._identity.public
 
     # -- inputs -------------------------------------------------------------------------------------------------
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
         """Begin. Until state is sealed at rest a node stores nothing: one that restarts joins again."""
-        return self.on_timer("hello")
+        return self.on_timer("look")
 
     def on_timer(self, name: str) -> Effects:
-        """Say hello until welcomed; leave when asked to."""
+        """Join; then, whenever nothing has come for a while, ask for what may have been lost."""
         if name == "leave":
             return [Stop()]
-        if name != "hello" or self._welcomed:
+        if name != "look":
             return []
-        return [Send(self._manifest.coordinator, self._join), After(HELLO_S, "hello")]
+        quiet, again = self._watch.look()
+        effects: Effects = [again]
+        if not self._welcomed or len(self._relays) < self._manifest.relays:
+            return [Send(self._manifest.coordinator, self._join), *effects]
+        if quiet:
+            effects += [Send(relay, self._here()) for relay in sorted(self._relays)]
+            if self._fetching is not None:
+                effects += self._fetching.ask()
+            effects += self._say_ready()
+        return effects
+
+    def _here(self) -> Here:
+        return Here(tick=self._now(), have=tuple(sorted(self._heard)))
+
+    def _say_ready(self) -> Effects:
+        if len(self._reached) < self._manifest.relays:
+            return []
+        return [Send(self._manifest.coordinator, Ready(known=self._now(), joins=self._joins))]
+
+    def _now(self) -> int:
+        return 0 if self._opening is None else self._opening.plan.tick
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """Everything a node reads; each checked where it is read."""
@@ -128,16 +147,21 @@ class Node:
                 return self._roster(message)
             if isinstance(message, Opening):
                 return self._open(message)
-            if isinstance(message, IndexIs):
-                return self._take_index(message)
-            if isinstance(message, ChunkIs):
-                return self._take_chunk(message, blobs)
+            if isinstance(message, IndexIs) and self._fetching is not None:
+                self._watch.moved()
+                return self._fetching.index(message)
+            if isinstance(message, ChunkIs) and self._fetching is not None:
+                self._watch.moved()
+                effects, read = self._fetching.chunk(message, blobs)
+                self._jobs += [] if read is None else [read]
+                return effects + self._pump()
             if isinstance(message, Close | Offers):
                 return self._in_tick(source, message, blobs)
         elif source in self._relays and isinstance(message, Here):
+            if source in self._reached:
+                return []
             self._reached.add(source)
-            reached_all = len(self._reached) == self._manifest.relays
-            return [Send(self._manifest.coordinator, Ready(tick=self._base))] if reached_all else []
+            return self._say_ready()
         elif source in self._relays and isinstance(message, Frame | Sealed | Taken):
             return self._in_tick(source, message, blobs)
         raise Refused(210, f"a node reads no {type(message).__name__} of {source.hex()[:12]}")
@@ -145,12 +169,13 @@ class Node:
     def on_drawn(self, name: str, data: bytes) -> Effects:
         """This tick's randomness."""
         if isinstance(self._part, Changing) and name == f"change {self._part.seat.tick}":
-            return self._part.drawn(data) + self._pump()
+            return self._noted(self._part.drawn(data)) + self._pump()
         return []
 
     def on_done(self, job: object, result: object) -> Effects:
         """A job is done; results of ticks that are over are dropped."""
         self._busy = False
+        self._watch.moved()
         effects: Effects = []
         part, seat = self._part, self._seat
         if isinstance(job, Read) and not isinstance(result, InterlockError):
@@ -160,7 +185,7 @@ class Node:
         elif seat is None or getattr(job, "tick", None) != seat.tick or self._gave_up:
             pass
         elif isinstance(result, InterlockError):
-            effects += self._give_up(result)
+            effects += self._give_up(result, suspect=self._suspect(seat, job, result))
         elif isinstance(part, Passing):
             if isinstance(job, Pass) and isinstance(result, Passed):
                 effects += part.passed(job, result)
@@ -176,12 +201,13 @@ class Node:
                 self._ready = seat.tick
                 self._prepared_secrets = part.secrets()
                 effects += part.prepared(result)
-        return effects + self._pump()
+        return self._noted(effects) + self._pump()
 
     # -- the run ------------------------------------------------------------------------------------------------
 
     def _roster(self, roster: Roster) -> Effects:
         effects: Effects = []
+        self._joins = len(roster.joins)
         for join in roster.joins:
             record = join.record
             if record.role != "relay" or record.identity in self._relays:
@@ -195,15 +221,15 @@ class Node:
             )
             self._relays.add(record.identity)
             effects.append(Connect(record.identity, record.curve, record.address))
-            effects.append(Send(record.identity, Here()))
+            effects.append(Send(record.identity, self._here()))
         return effects
 
     def _open(self, opening: Opening) -> Effects:
         """A new tick: erase what the old one kept, adopt the base, take the place that the plan gives."""
         plan = opening.plan
         if self._opening is not None and plan.tick <= self._opening.plan.tick:
-            if opening == self._opening:
-                return []
+            if opening == self._opening:  # something of ours may be missing
+                return list(self._said.values())
             raise Refused(314, "an opening not newer than the one known", expected=f"> {self._opening.plan.tick}")
         verify_opening(opening, self._manifest)
         members = draw_members(opening, self._manifest)
@@ -214,15 +240,19 @@ class Node:
             return []
         key = tick_key(opening)
         seat = self._seat = Seat(self._identity, self._manifest, opening, key, members, stage)
-        effects: Effects = [Announce(NodeOpened(tick=plan.tick, kind=plan.kind, plan=plan.digest.hex(), stage=stage))]
-        effects += self._adopt(seat)
+        try:
+            effects = self._adopt(seat)
+        except Failed as lost:
+            return [Stop(lost)]
+        effects.append(Announce(NodeOpened(tick=plan.tick, kind=plan.kind, plan=plan.digest.hex(), stage=stage)))
         if plan.change:
             self._epoch_keys[plan.tick] = key
             needs_text = seat.first or seat.last
             changing = self._part = Changing(seat, needs_text)
             effects += changing.begin()
-            if needs_text and self._index is None:
-                effects.append(Send(self._manifest.coordinator, GetIndex()))
+            if needs_text and self._fetching is None:
+                self._fetching = Fetching(self._manifest)
+                effects += self._fetching.ask()
         else:
             assert self._secrets is not None
             self._keys = self._secrets.at(plan.tick)
@@ -240,25 +270,25 @@ class Node:
             self._part.erase()
         self._keys = self._part = self._seat = None
         self._gave_up = False
+        self._heard.clear()
+        self._said.clear()
 
     def _adopt(self, seat: Seat) -> Effects:
-        """Which of our states the plan starts from; everything else is erased.
+        """Take up the state of ours that the plan starts from; every other is erased.
 
         Raises:
-            Failed: E308, we hold neither.
+            Failed: E308, we do not hold it.
         """
         base = seat.plan.base
         made = 0 if base is None else base.made[seat.stage]
         if made not in (self._base, self._ready):
-            number = 308
-            error = Failed(
-                number,
+            raise Failed(
+                308,
                 "this node does not hold the state that the run goes on from",
                 expected=f"made in tick {made}",
                 actual=f"tick {self._base}",
                 todo="Join again.",
             )
-            return [Stop(error)]
         if made == self._ready and self._prepared_secrets is not None:
             if self._secrets is not None:
                 self._secrets.erase()
@@ -276,7 +306,8 @@ class Node:
         self, source: bytes, message: Frame | Sealed | Taken | Close | Offers, blobs: tuple[Blob, ...]
     ) -> Effects:
         tick = message.header.unit.tick if isinstance(message, Frame) else message.tick
-        now = 0 if self._opening is None else self._opening.plan.tick
+        now = self._now()
+        self._watch.moved()
         if tick == now + 1 and len(self._early) < EARLY_MAX:
             self._early.append((source, message, blobs))
             return []
@@ -293,11 +324,19 @@ class Node:
                 verify_sealed(message, self._manifest.run)  # end to end: relays are not believed
                 if self._identity.public not in message.to:
                     raise Refused(305, f"sealed traffic of {message.sender.hex()[:12]} is for others")
+                if message.content in self._heard:
+                    return []
                 effects += part.sealed(message, blobs[0])
+                self._heard.add(message.content)
             elif isinstance(part, Passing) and isinstance(message, Frame):
+                header = message.header.digest
+                if header in self._heard:  # our receipt was lost, if there was one
+                    return [said] if (said := self._said.get((Taken, header))) is not None else []
                 effects += part.frame(message, blobs)
+                self._heard.add(header)
             elif isinstance(part, Passing) and isinstance(message, Taken):
                 effects += part.taken(message)
+                self._said.pop(message.header, None)
             elif isinstance(part, Passing) and isinstance(message, Close):
                 effects += part.close(message)
             elif isinstance(part, Changing) and isinstance(message, Offers):
@@ -306,22 +345,36 @@ class Node:
             if refused.number != 501:  # a change that cannot be agreed on is void; everything else is dropped
                 raise
             effects += self._give_up(refused)
-        return effects + self._pump()
+        return self._noted(effects) + self._pump()
 
-    def _give_up(self, error: InterlockError) -> Effects:
+    def _noted(self, effects: Effects) -> Effects:
+        """Remember what was said in this tick, so that it can be said again."""
+        for effect in effects:
+            if isinstance(effect, Send):
+                self._said[_subject(effect.message)] = effect
+        return effects
+
+    def _suspect(self, seat: Seat, job: object, error: InterlockError) -> bytes:
+        """Whose fault an arrived frame is: nobody changes bytes on the way but the relay, and the rest is signed."""
+        if not isinstance(job, Pass) or job.arrival is None or error.number not in (306, 405):
+            return b""
+        return seat.relay(job.microbatch) if error.number == 306 else job.arrival.header.sender
+
+    def _give_up(self, error: InterlockError, suspect: bytes = b"") -> Effects:
         seat = self._seat
         assert seat is not None
         self._gave_up = True
+        boundary = seat.stage - 1  # the one that a gradient of ours crosses
         trouble = Trouble(
             tick=seat.tick,
             number=error.number,
-            what=error.what[:300],
-            boundary=seat.stage - 1,
-            stage=seat.stage,
+            what=f"{error.what[:250]}{' by ' if suspect else ''}{suspect.hex()[:12]}",
+            where=max(0, boundary if error.number == 402 else seat.stage),
+            bits=error.bits if isinstance(error, Overflowed) else 0,
         )
         return [
             Send(self._manifest.coordinator, trouble),
-            Announce(GaveUp(tick=seat.tick, number=error.number, what=error.what)),
+            Announce(GaveUp(tick=seat.tick, number=error.number, what=error.what, suspect=suspect.hex())),
         ]
 
     def _pump(self) -> Effects:
@@ -342,28 +395,13 @@ class Node:
         self._busy = True
         return [Work(job)]
 
-    # -- the corpus ---------------------------------------------------------------------------------------------
 
-    def _take_index(self, message: IndexIs) -> Effects:
-        if self._index is not None:
-            return []
-        verify_index(message.index, self._manifest.data)
-        self._index = message.index
-        first = range(min(CHUNKS_UNDER_WAY, len(message.index.chunks)))
-        return [Send(self._manifest.coordinator, GetChunk(number=n)) for n in first]
-
-    def _take_chunk(self, message: ChunkIs, blobs: tuple[Blob, ...]) -> Effects:
-        index, number = self._index, message.number
-        if index is None or number >= len(index.chunks) or number in self._chunks or len(blobs) != 1:
-            raise Refused(604, f"a chunk {number} that was not asked for")
-        verify_chunk(index, number, blobs[0].data)
-        self._chunks[number] = blobs[0]
-        following = number + CHUNKS_UNDER_WAY
-        if following < len(index.chunks):
-            return [Send(self._manifest.coordinator, GetChunk(number=following))]
-        if len(self._chunks) < len(index.chunks):
-            return []
-        chunks = tuple(self._chunks[n] for n in range(len(index.chunks)))
-        self._chunks.clear()
-        self._jobs.append(Read(tick=0, index=index, chunks=chunks))
-        return self._pump()
+def _subject(message: Message) -> object:
+    """What a message is about: a later one about the same replaces it."""
+    if isinstance(message, Frame):
+        return message.header.digest
+    if isinstance(message, Sealed):
+        return (message.content, message.to)
+    if isinstance(message, Taken):
+        return (Taken, message.header)
+    return type(message)

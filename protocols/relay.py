@@ -13,14 +13,14 @@ from contextlib import suppress
 from interlock.vault import Identity
 
 from .boundary import Frame, Here, Taken, planned, verify_header
-from .effects import Admit, After, Announce, Blob, Effects, Event, Send, Stop
+from .effects import Admit, Announce, Blob, Effects, Event, Send, Stop
 from .errors import Refused
 from .manifest import Manifest
 from .members import Invitation, Join, Roster, Welcome, make_record, verify_join
-from .release import Opening, draw_members, verify_opening
+from .release import Opening, Ready, draw_members, verify_opening
 from .round import Members, Sealed, verify_sealed
+from .watch import Watch
 
-HELLO_S = 1.0
 EARLY_MAX = 256  # messages of the next tick that may wait for its opening
 
 
@@ -63,25 +63,31 @@ class Relay:
         self._join = Join(record=make_record(identity, "relay", operator, address), invitation=invitation)
         self._kept_bytes_max = kept_bytes_max
         self._welcomed = False
+        self._watch = Watch()
+        self._joins = 0  # that we know of
         self._opening: Opening | None = None
         self._members: Members = ()
         self._known: dict[bytes, str] = {}
         self._invitations: dict[bytes, bytes] = {}
-        self._kept: dict[bytes, tuple[tuple[bytes, ...], Frame | Sealed, tuple[Blob, ...]]] = {}
+        self._kept: dict[tuple[bytes, bytes], tuple[tuple[bytes, ...], Frame | Sealed, tuple[Blob, ...]]] = {}
         self._kept_bytes = 0
         self._early: list[tuple[bytes, Frame | Sealed | Taken, tuple[Blob, ...]]] = []
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
         """Begin: a relay stores nothing; what it forgets is sent again."""
-        return self.on_timer("hello")
+        return self.on_timer("look")
 
     def on_timer(self, name: str) -> Effects:
-        """Say hello until welcomed; leave when asked to."""
+        """Join; then, whenever nothing has come for a while, say what we know."""
         if name == "leave":
             return [Stop()]
-        if name != "hello" or self._welcomed:
+        if name != "look":
             return []
-        return [Send(self._manifest.coordinator, self._join), After(HELLO_S, "hello")]
+        quiet, again = self._watch.look()
+        if not self._welcomed:
+            return [Send(self._manifest.coordinator, self._join), again]
+        known = 0 if self._opening is None else self._opening.plan.tick
+        return [Send(self._manifest.coordinator, Ready(known=known, joins=self._joins)), again] if quiet else [again]
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """Openings and the roster from the coordinator; frames and sealed traffic from members."""
@@ -94,7 +100,10 @@ class Relay:
             if isinstance(message, Opening):
                 return self._open(message)
         elif isinstance(message, Here):
-            again = [Send(source, kept, blobs) for to, kept, blobs in self._kept.values() if source in to]
+            have = set(message.have)
+            again = [
+                Send(source, m, b) for (_, key), (to, m, b) in self._kept.items() if source in to and key not in have
+            ]
             return [Send(source, message), *again]
         elif isinstance(message, Frame | Sealed | Taken):
             return self._carry(source, message, blobs)
@@ -110,6 +119,7 @@ class Relay:
 
     def _admit(self, roster: Roster) -> Effects:
         effects: Effects = []
+        self._joins = len(roster.joins)
         for join in roster.joins:
             record, invitation = join.record, join.invitation
             if record.role != "node" or record.identity in self._known:
@@ -145,6 +155,7 @@ class Relay:
         return effects
 
     def _carry(self, source: bytes, message: Frame | Sealed | Taken, blobs: tuple[Blob, ...]) -> Effects:
+        self._watch.moved()
         tick = message.header.unit.tick if isinstance(message, Frame) else message.tick
         now = 0 if self._opening is None else self._opening.plan.tick
         if tick == now + 1 and len(self._early) < EARLY_MAX:
@@ -155,24 +166,29 @@ class Relay:
         if isinstance(message, Frame):
             return self._frame(source, message, blobs)
         if isinstance(message, Taken):
-            to, kept, _ = self._kept.get(message.header, ((), None, ()))
-            if not isinstance(kept, Frame) or kept.header.sender != message.sender or source not in to:
+            to, kept, _ = self._kept.get((message.sender, message.header), ((), None, ()))
+            if not isinstance(kept, Frame) or source not in to:
                 raise Refused(303, "a receipt for a frame that this relay did not carry")
             return [Send(message.sender, message)]
         verify_sealed(message, self._manifest.run)
         everyone = {who for stage in self._members for who in stage}
         if message.sender != source or len(blobs) != 1 or not {source, *message.to} <= everyone:
             raise Refused(305, f"sealed traffic of {source.hex()[:12]} is not among members of the tick")
-        self._keep(message.content, message.to, message, blobs)
+        if not self._keep((source, message.content), message.to, message, blobs):
+            return []
         return [Send(to, message, blobs) for to in message.to]
 
-    def _keep(self, key: bytes, to: tuple[bytes, ...], message: Frame | Sealed, blobs: tuple[Blob, ...]) -> None:
+    def _keep(
+        self, key: tuple[bytes, bytes], to: tuple[bytes, ...], message: Frame | Sealed, blobs: tuple[Blob, ...]
+    ) -> bool:
+        """Keep what is new. What is not is not forwarded again: its receiver asks for what it misses (`Here`)."""
         if key in self._kept:
-            return
+            return False
         self._kept[key] = (to, message, blobs)
         self._kept_bytes += blobs[0].size
         while self._kept_bytes > self._kept_bytes_max:
             self._kept_bytes -= self._kept.pop(next(iter(self._kept)))[2][0].size
+        return True
 
     def _frame(self, source: bytes, message: Frame, blobs: tuple[Blob, ...]) -> Effects:
         assert self._opening is not None
@@ -183,7 +199,8 @@ class Relay:
         verify_header(header, frame.size, plan, self._manifest, self._members)
         unit = header.unit
         receiver = planned(plan, self._members, unit, unit.receiver_stage)
-        self._keep(header.digest, (receiver,), message, blobs)
+        if not self._keep((source, header.digest), (receiver,), message, blobs):
+            return []
         carried = Carried(
             tick=unit.tick,
             microbatch=unit.microbatch,

@@ -162,9 +162,14 @@ def lead(members: tuple[bytes, ...], epoch: int, tries: int) -> bytes:
 
 
 class Ready(Message, frozen=True, array_like=True, kw_only=True):
-    """A gate can answer (tick: the newest it released), or a node has reached the relays (tick: that made its base)."""
+    """A gate can answer, a node has reached the relays, or either waits and may have missed something.
 
-    tick: Count
+    known: how many rows a gate has followed; for nodes and relays, the tick of their newest opening. joins: how many
+    joins a node or relay knows of.
+    """
+
+    known: Count
+    joins: Count = 0
 
 
 class Released(Message, frozen=True, array_like=True, kw_only=True):

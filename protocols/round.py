@@ -20,6 +20,8 @@ from .errors import Refused
 from .release import Exponent, Plan
 
 Members = tuple[tuple[bytes, ...], ...]
+Place = Annotated[int, msgspec.Meta(ge=0, le=64)]
+Bits = Annotated[int, msgspec.Meta(ge=0, le=300)]
 
 
 class Loss(Plain, frozen=True, array_like=True, kw_only=True):
@@ -128,14 +130,15 @@ class Close(Message, frozen=True, array_like=True, kw_only=True):
 class Trouble(Message, frozen=True, array_like=True, kw_only=True):
     """A node cannot finish a tick: the attempt must be void.
 
-    number: of the error. boundary, stage: what the next attempt must scale differently (-1: nothing).
+    number: of the error. For E402, gradients at boundary `where` need `bits` more than their exponent leaves; for
+    E403, gradient sums of stage `where`.
     """
 
     tick: Count
     number: Count
     what: Annotated[str, msgspec.Meta(max_length=300)]
-    boundary: Annotated[int, msgspec.Meta(ge=-1, le=64)]
-    stage: Annotated[int, msgspec.Meta(ge=-1, le=64)]
+    where: Place = 0
+    bits: Bits = 0
 
 
 class Sealed(Message, frozen=True, array_like=True, kw_only=True):

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from interlock.kernels import basis, fixed, initial, mask, muon
-from interlock.kernels.errors import KernelError, NonFinite
+from interlock.kernels.errors import KernelError, NonFinite, Overflow
 from interlock.kernels.stage import Forward, Stage
 from interlock.kernels.state import Int32, StageState
 from interlock.vault import VaultError, open_sealed, salted, seal
@@ -28,9 +28,10 @@ from ..boundary import Arrival, Crossing, Departure, Pass, Passed, frame_shape
 from ..canonical import digest
 from ..change import Prepare, PreparedState, Rotated, Rotation
 from ..effects import Blob
-from ..errors import Refused
+from ..errors import Overflowed, Refused
+from ..fetching import Read
 from ..manifest import Manifest
-from ..node import Adopt, Read
+from ..node import Adopt
 from ..round import Step, Stepped, Sum, Summed, seal_context
 
 Float32 = npt.NDArray[np.float32]
@@ -136,7 +137,7 @@ class Engine:
         if job.out is not None:
             assert values is not None
             if job.out.unit.direction == "backward":
-                largest = float(np.max(np.abs(values)))
+                largest = max(float(values.max()), -float(values.min()))
                 peak = math.frexp(largest)[1] if 0 < largest < math.inf else -100
             departure = self._depart(job, job.out, values, read)
         return Passed(departure=departure, nats=nats, tokens=tokens_count, peak=peak)
@@ -167,7 +168,10 @@ class Engine:
         unit = out.unit
         encoded = fixed.encode(values, width=unit.width, fraction=unit.fraction, exponent=unit.exponent)
         if encoded.clamped and unit.direction == "backward":
-            raise Refused(402, f"{encoded.clamped} gradients at boundary {unit.boundary} do not fit their exponent")
+            largest = math.frexp(float(np.max(np.abs(values))))[1]
+            missing = largest + unit.fraction - unit.exponent - (unit.width - 1)
+            what = f"{encoded.clamped} gradients at boundary {unit.boundary} do not fit their exponent"
+            raise Overflowed(402, what, bits=max(1, missing))
         if unit.kind == "evaluate":  # never compared between replicas, so the output may separate masks too
             read = hashlib.sha256(read + hashlib.sha256(np.ascontiguousarray(encoded.integers).data).digest()).digest()
         keyed = unit.keyed(out.tick_key)
@@ -211,10 +215,10 @@ class Engine:
         for spec in self._stage.shape.tensors():
             try:
                 parts.append(muon.encode_sum(gradients[spec.name], exponents[spec.name]).astype("<i4").tobytes())
-            except NonFinite:
-                raise
-            except KernelError as error:
-                raise Refused(403, f"the gradient sum of {spec.name} does not fit: {error}") from error
+            except Overflow as error:
+                raise Overflowed(
+                    403, f"the gradient sum of {spec.name} does not fit: {error}", bits=error.bits
+                ) from error
         context = seal_context(job.run, job.tick, job.sender, "sum", 0)
         sealed = seal(job.group.seal_key("sum", job.sender, job.tick), b"".join(parts), context=context)
         return Summed(sealed=Blob(sealed), digest=hashlib.sha256(sealed).digest())
@@ -231,8 +235,8 @@ class Engine:
         specs = self._stage.shape.tensors()
         try:
             sums = {spec.name: muon.add_sums([r[spec.name] for r in received]) for spec in specs}
-        except KernelError as error:
-            raise Refused(403, f"a gradient sum does not fit: {error}") from error
+        except Overflow as error:
+            raise Overflowed(403, f"a gradient sum does not fit: {error}", bits=error.bits) from error
         exponents = self._exponents(job.lift)
         if job.measure:
             state = muon.measure(self._base, sums, exponents)

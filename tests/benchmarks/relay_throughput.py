@@ -5,7 +5,7 @@ core of its own where there are two. Frames are 1024 x 256 words of 24 bits. The
 frame it reads, as nodes do, so at most `UNDER_WAY` frames are between sender and receiver. The receiver comes
 late: the relay holds that many frames at once, and its peak memory shows it.
 
-`measure` is what the boundary benchmark imports. By itself: `python tests/benchmarks/relay_throughput.py`.
+    python tests/benchmarks/relay_throughput.py [--json]
 """
 
 from __future__ import annotations

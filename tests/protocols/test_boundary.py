@@ -36,7 +36,8 @@ from interlock.protocols.boundary import (
 )
 from interlock.protocols.change import Prepare
 from interlock.protocols.effects import Blob
-from interlock.protocols.node import Adopt, Read
+from interlock.protocols.fetching import Read
+from interlock.protocols.node import Adopt
 from interlock.protocols.release import Opening, draw_members, tick_key
 from interlock.protocols.round import Sum
 from interlock.protocols.service.engine import Engine

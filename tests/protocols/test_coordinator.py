@@ -34,7 +34,7 @@ def restarted(rows: list[tuple[str, bytes]], kind: type) -> tuple[list[Any], lis
     first = role.restore(dict(rows[: end + 1]))
     effects: list[Any] = []
     for name in [*NODES, "ada", "bela"]:
-        effects += role.on_message(identity(name).public, Ready(tick=0), ())
+        effects += role.on_message(identity(name).public, Ready(known=0), ())
     return first, effects, decoded[end]
 
 

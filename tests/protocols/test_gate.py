@@ -228,7 +228,7 @@ def test_only_the_coordinator_asks(world: World, proposals: dict[int, Propose]) 
     gate = Answering(world.manifest).gate
     eve = identity("eve").public
     assert number_of(lambda: gate.on_message(eve, proposals[START], ())) == 208
-    assert number_of(lambda: gate.on_message(COORDINATOR.public, Ready(tick=1), ())) == 210
+    assert number_of(lambda: gate.on_message(COORDINATOR.public, Ready(known=1), ())) == 210
 
 
 def test_a_gate_says_hello_until_welcomed_and_then_that_it_is_ready(world: World) -> None:
@@ -237,7 +237,7 @@ def test_a_gate_says_hello_until_welcomed_and_then_that_it_is_ready(world: World
         assert [type(e.message) for e in effects if isinstance(e, Send)] == [Join]
     welcome = Welcome(manifest=encode(world.manifest))
     for effects in (gate.on_message(COORDINATOR.public, welcome, ()), gate.on_timer("hello")):
-        assert [e.message for e in effects if isinstance(e, Send)] == [Ready(tick=0)]
+        assert [e.message for e in effects if isinstance(e, Send)] == [Ready(known=0)]
 
 
 def test_a_proposal_of_another_run_is_refused(proposals: dict[int, Propose]) -> None:

@@ -46,6 +46,7 @@ class World:
     change: Callable[[Sent], list[Sent]] = lambda sent: [sent]
     before_job: Callable[[str, Engine, Any], None] = lambda name, engine, job: None
     disclose: Path | None = None
+    rings_max: int = RINGS_MAX
     roles: dict[str, Any] = field(default_factory=dict)
     engines: dict[str, Engine] = field(default_factory=dict)
     stores: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -57,6 +58,7 @@ class World:
 
     def __post_init__(self) -> None:
         made, whole = self.manifest, text()
+        self._makers: dict[str, Callable[[], Any]] = {}
         self._names: dict[bytes, str] = {}
         self._draws: dict[str, Draws] = {}
         self._timers: dict[str, set[str]] = {}
@@ -68,25 +70,33 @@ class World:
         index = corpus.index(whole)
         self._add(
             "coordinator",
-            Coordinator(identity("coordinator"), made, index=index, chunk=lambda n: corpus.chunk(whole, n)),
+            lambda: Coordinator(identity("coordinator"), made, index=index, chunk=lambda n: corpus.chunk(whole, n)),
         )
         for keyholder in made.committee.keyholders:
-            self._add(keyholder.name, Gate(identity(keyholder.name), made, operator=keyholder.name))
+            self._add(keyholder.name, lambda n=keyholder.name: Gate(identity(n), made, operator=n))
         for name in [f"relay{i}" for i in range(made.relays)]:
-            relay = Relay(
-                identity(name), made, operator=name, address=f"sim://{name}", invitation=invited(name, "relay")
+            self._add(
+                name,
+                lambda n=name: Relay(
+                    identity(n), made, operator=n, address=f"sim://{n}", invitation=invited(n, "relay")
+                ),
             )
-            self._add(name, relay)
         for name in [f"node{i}" for i in range(made.stages * made.replicas)]:
             path = None if self.disclose is None else self.disclose / name
             self.engines[name] = Engine(made, disclose=path)
-            self._add(name, Node(identity(name), made, operator=name, invitation=invited(name, "node")))
+            self._add(name, lambda n=name: Node(identity(n), made, operator=n, invitation=invited(n, "node")))
 
-    def _add(self, name: str, role: Any) -> None:
-        self.roles[name], self.stores[name] = role, {}
+    def _add(self, name: str, make: Callable[[], Any]) -> None:
+        self._makers[name], self.stores[name] = make, {}
         self._names[identity(name).public], self._draws[name] = name, Draws(name)
+        self.restart(name)
+
+    def restart(self, name: str) -> None:
+        """End a process, with all that is on its way to it, and start it anew from what it stored."""
+        self._queue = deque((who, call) for who, call in self._queue if who != name)
         self._timers[name] = set()
-        self._queue.append((name, partial(role.restore, {})))
+        role = self.roles[name] = self._makers[name]()
+        self._queue.append((name, lambda: role.restore(dict(self.stores[name]))))
 
     def run(self, *, until: Callable[[World], bool] = lambda world: False) -> World:
         """Go on until all rounds are taken, some role stops, or `until` says so.
@@ -99,12 +109,16 @@ class World:
                 break
             if not self._queue:
                 rings, known = (rings + 1 if known == self._written else 0), self._written
-                if rings > RINGS_MAX:
+                if rings > self.rings_max:
                     break
                 self._ring()
-            name, call = self._queue.popleft()
-            self._step(name, call)
+            self.step()
         return self
+
+    def step(self) -> None:
+        """The next input of some role, if there is one."""
+        if self._queue:
+            self._step(*self._queue.popleft())
 
     @property
     def _written(self) -> int:
@@ -119,12 +133,12 @@ class World:
                 self._queue.append((name, partial(role.on_timer, timer)))
 
     def _step(self, name: str, call: Callable[[], Effects]) -> None:
-        role = self.roles[name]
         try:
             effects = call()
         except Refused as refused:
             self.refused.append((name, refused))
             return
+        role = self.roles[name]
         for effect in effects:
             match effect:
                 case Send(to, message, blobs):
@@ -154,8 +168,8 @@ class World:
 
     def _work(self, name: str, job: Any) -> Any:
         engine = self.engines[name]
-        self.before_job(name, engine, job)
         try:
+            self.before_job(name, engine, job)
             result = engine(job)
         except InterlockError as error:
             result = error

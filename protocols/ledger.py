@@ -1,0 +1,131 @@
+"""What a journal's rows amount to: who joined, the newest state, and the tick under way. Folded row by row.
+
+Nothing here is checked: the coordinator folds what it wrote itself, and a reader what `verify_chain` passed.
+"""
+
+from __future__ import annotations
+
+from .journal import GENESIS, Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided
+from .manifest import Manifest
+from .members import Join
+from .release import Base, Opening, Plan, draw_members
+from .round import Close, Members
+
+HEADROOM_BITS = 3  # between the largest gradient of the last round and the end of the range
+
+
+class Ledger:
+    """State that follows from rows alone.
+
+    Attributes:
+        number, head: of the next row; hash of the last.
+        recent: rows from the newest opening's plan on. lasting: rows that a gate needs however late it comes: joins,
+            and the changes that gave somebody a stage.
+        joins: identity -> join. base, members, round, epoch, epoch_tick: of the newest state.
+        measured: whether exponents of gradient sums are known. evaluated: round of the last evaluation, -1 before.
+        attempt: voided tries of the work at hand. exponents, lifts: what the next plan says (`release.Plan`).
+        plan: of the tick under way, None between ticks. is_open: whether it was opened. close: its close, if any.
+        opening: the newest. present: its members.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self.number, self.head = 0, GENESIS
+        self.recent: list[Row] = []
+        self.lasting: list[Row] = []
+        self.joins: dict[bytes, Join] = {}
+        self.base: Base | None = None
+        self.members: Members = ()
+        self.round = self.epoch = self.epoch_tick = 0
+        self.measured = False
+        self.evaluated = -1
+        self.attempt = 0
+        self.exponents = [manifest.gradient_exponent] * (manifest.stages - 1)
+        self.lifts = [0] * manifest.stages
+        self.plan: Plan | None = None
+        self.is_open = False
+        self.close: Close | None = None
+        self.opening: Opening | None = None
+        self.present: Members = ()
+        self._plan_row = 0
+
+    def of(self, role: str) -> list[bytes]:
+        """Who joined in a role, in that order."""
+        return [who for who, join in self.joins.items() if join.record.role == role]
+
+    def rows_for_plan(self) -> tuple[Row, ...]:
+        """Rows from the newest opening's plan to the head of the plan under way."""
+        return tuple(row for row in self.recent if row.number < self._plan_row)
+
+    def lasting_since(self, number: int) -> tuple[Row, ...]:
+        """Lasting rows from `number` on that come before `rows_for_plan`."""
+        first = self.recent[0].number if self.opening is not None else 0
+        return tuple(row for row in self.lasting if number <= row.number < first)
+
+    def fold(self, row: Row) -> None:
+        """Take in the next row."""
+        body = row.body
+        self.number, self.head = row.number + 1, row.digest
+        if isinstance(body, Opened):
+            # rows before the plan that this opened are final; gates need only what follows
+            self.recent = [r for r in self.recent if r.number >= self._plan_row]
+        self.recent.append(row)
+        if isinstance(body, Joined):
+            self.joins[body.join.record.identity] = body.join
+            self.lasting.append(row)
+        elif isinstance(body, Planned):
+            self.plan, self.is_open, self.close, self._plan_row = body.plan, False, None, row.number
+        elif isinstance(body, Opened):
+            assert self.plan is not None
+            self.opening = Opening(plan=self.plan, releases=body.releases)
+            self.is_open, self.present = True, draw_members(self.opening, self._manifest)
+        elif isinstance(body, Closed):
+            self.close = Close(tick=body.tick, opening=body.opening, commitments=body.commitments)
+            self._follow_peaks(self.close)
+        else:
+            self._end(row, body)
+
+    def _end(self, row: Row, body: Committed | Changed | Measured | Voided) -> None:
+        plan = self.plan
+        assert plan is not None
+        self.plan, self.is_open, self.attempt = None, False, 0
+        if isinstance(body, Committed):
+            self.base = Base(row=row.digest, made=(body.tick,) * self._manifest.stages)
+            self.round, self.measured = body.round, True
+            self.lifts = [0] * self._manifest.stages
+        elif isinstance(body, Changed):
+            self.base = Base(row=row.digest, made=(body.tick,) * self._manifest.stages)
+            if body.members != self.members:
+                self.lasting.append(row)
+            self.members, self.epoch, self.epoch_tick = body.members, plan.epoch, body.tick
+        elif isinstance(body, Measured):
+            self.evaluated = self.round
+        else:
+            self.attempt = plan.attempt + 1
+            self._make_room(body, plan)
+
+    def _follow_peaks(self, close: Close) -> None:
+        """Exponents of the next round's gradient frames, from the largest gradients of this one."""
+        limit = self._manifest.frame_width - 1 - self._manifest.frame_fraction
+        stage_of = {who: index for index, stage in enumerate(self.present) for who in stage}
+        peaks: dict[int, int] = {}
+        for commitment in close.commitments:
+            for peak in commitment.peaks:
+                boundary = stage_of[commitment.member] - 1
+                peaks[boundary] = max(peak, peaks.get(boundary, peak))
+        for boundary, peak in peaks.items():
+            self.exponents[boundary] = peak + HEADROOM_BITS - limit
+
+    def _make_room(self, void: Voided, plan: Plan) -> None:
+        """Scale the next attempt so that what did not fit does.
+
+        Gradients that grew at one boundary grew at all before it, which the voided attempt never reached; and a
+        measuring tick begins with one guess for every stage. So these move together, and one void is enough.
+        """
+        if void.number == 402:
+            for boundary in range(min(void.where + 1, len(self.exponents))):
+                self.exponents[boundary] += void.bits + 1
+        elif void.number == 403:
+            for stage in range(len(self.lifts)):
+                if stage == void.where or plan.kind == "measure":
+                    self.lifts[stage] += void.bits + 1

@@ -1,0 +1,102 @@
+"""Change: a start or turn happens for all or for none, and what it replaced is never used again.
+
+Leads may lie: deal the two sides of a boundary different secrets, or ship their group a turn that it did not draw.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from interlock.protocols.boundary import Frame
+from interlock.protocols.change import Preparing
+from interlock.protocols.journal import Changed, Opened, Planned
+from interlock.protocols.node import Adopted, NodeOpened
+from interlock.protocols.seat import FrameRead
+
+from .history import Seen
+from .run import RunSpec
+from .spec import always, eventually, sometimes
+from .symbolic import term
+
+
+class Change(RunSpec):
+    """Change: the old state or the new one, never between; both sides hold the same secrets or it does not happen."""
+
+    name = "change"
+    rounds, epoch_rounds = 3, 1
+    faults = ("drop", "twice", "delay", "reorder", "partition", "slow", "crash")
+
+    @always
+    def old_or_new(self, seen: Seen) -> bool:
+        "All stages of a tick start from the same change: none from before it, none from after."
+        changes = [row.body.tick for row in self.rows(seen) if isinstance(row.body, Changed)]
+        newest: dict[str, int] = defaultdict(int)
+        used: dict[int, set[int]] = defaultdict(set)
+        taken = {(event.by, event.tick): event.made for event in seen(Adopted)}
+        for event in seen(NodeOpened):
+            newest[event.by] = taken.get((event.by, event.tick), newest[event.by])
+            used[event.tick].add(max((tick for tick in changes if tick <= newest[event.by]), default=0))
+        return all(len(bases) == 1 for bases in used.values())
+
+    @always
+    def same_secrets(self, seen: Seen) -> bool:
+        "Whoever goes on from a change holds the secrets that its neighbours and its replicas hold."
+        prepared = {(s.prepared.tick, s.by): s.prepared for s in seen.sent(Preparing)}
+        stage_of = {(event.tick, event.by): event.stage for event in seen(NodeOpened)}
+        went_on = {(event.made, event.by) for event in seen(Adopted) if (event.made, event.by) in prepared}
+        group: dict[tuple[int, int], set[Any]] = defaultdict(set)
+        boundary: dict[tuple[int, int], set[Any]] = defaultdict(set)
+        for tick, who in went_on:
+            stage, said = stage_of[tick, who], prepared[tick, who]
+            group[tick, stage].add((said.secrets, said.state))
+            boundary[tick, stage - 1].add((said.secrets[1], said.turns[0]))
+            boundary[tick, stage].add((said.secrets[2], said.turns[1]))
+        return all(len(held) == 1 for held in (*group.values(), *boundary.values()))
+
+    @always
+    def no_older_epoch(self, seen: Seen) -> bool:
+        "Nobody reads a frame of another tick than the one it has open, so none of an older epoch either."
+        of = {sent.header.digest.hex(): sent.header.unit.tick for sent in seen.sent(Frame)}
+        tick: dict[str, int] = {}
+        for event in sorted((*seen(NodeOpened), *seen(FrameRead)), key=lambda event: event.nth):
+            if isinstance(event.what, NodeOpened):
+                tick[event.by] = event.tick
+            elif of[event.header] != tick.get(event.by):
+                return False
+        return True
+
+    @always
+    def erased(self, seen: Seen) -> bool:
+        "No mask of one tick comes back in another: what a change or an opening erased is never used again."
+        ticks: dict[bytes, set[int]] = defaultdict(set)
+        for sent in seen.sent(Frame):
+            ticks[term(sent.blobs[0]).mask].add(sent.header.unit.tick)
+        return all(len(used) == 1 for used in ticks.values())
+
+    @eventually(within=200)
+    def goes_on(self, seen: Seen) -> bool:
+        "With everybody honest, the run turns and ends after any faults."
+        return self.ended(seen)
+
+    @sometimes
+    def turned(self, seen: Seen) -> bool:
+        "The bases turn."
+        plans = {row.body.plan.tick: row.body.plan for row in self.rows(seen) if isinstance(row.body, Planned)}
+        return any(plans[row.body.tick].change == "turn" for row in self.rows(seen) if isinstance(row.body, Changed))
+
+    @sometimes
+    def restarted_inside(self, seen: Seen) -> bool:
+        "The coordinator restarts while a change is open."
+        plans = {row.body.plan.tick: row.body.plan for row in self.rows(seen) if isinstance(row.body, Planned)}
+        opened = [stored for stored in seen.stored() if stored.key.startswith("row ")]
+        spans: list[tuple[int, int]] = []
+        for stored in opened:
+            body = self.row(stored).body
+            if isinstance(body, Opened) and plans[body.tick].change:
+                spans.append((stored.nth, 1 << 60))
+            elif isinstance(body, Changed) and spans:
+                spans[-1] = (spans[-1][0], stored.nth)
+        backs = seen.steps("back", "coordinator")
+        order = {id(step): nth for nth, step in enumerate(seen.steps())}
+        return any(first < order[id(step)] < last for step in backs for first, last in spans)

@@ -1,0 +1,1 @@
+"""Small roles for specs that teach."""

@@ -1,0 +1,1 @@
+"""Wrong roles: each must break the property it names, or the spec has no teeth."""

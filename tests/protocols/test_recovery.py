@@ -1,0 +1,151 @@
+"""What is lost is said again: messages, coordinators, gates and relays may fail at any point, and the run goes on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.protocols.world import Sent, World, openings_of, rows_of
+from tests.runs import identity, manifest
+
+from interlock.protocols.boundary import Frame
+from interlock.protocols.change import Prepare
+from interlock.protocols.coordinator import RunEnded
+from interlock.protocols.effects import Blob
+from interlock.protocols.errors import Refused
+from interlock.protocols.journal import Changed, Committed, Joined, Row, Voided
+from interlock.protocols.node import GaveUp
+from interlock.protocols.release import Released, draw_members
+from interlock.protocols.round import Trouble
+from interlock.protocols.service.engine import Engine
+
+TRAINING = dict(rounds=3, epoch_rounds=2)
+
+
+def states(rows: list[Row]) -> list[Any]:
+    """What every tick that moved something ended in."""
+    bodies = [row.body for row in rows if isinstance(row.body, Committed | Changed)]
+    return [[r.state for r in (b.reports if isinstance(b, Committed) else b.prepared)] for b in bodies]
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> World:
+    return World(manifest(training=TRAINING)).run()
+
+
+def ended_alike(world: World, undisturbed: World) -> None:
+    """The run took all its rounds, nothing was voided, and the text, seeds and order made the same number of states."""
+    assert not world.stopped
+    assert len(states(world.rows())) == len(states(undisturbed.rows()))
+    kinds = [type(row.body) for row in world.rows() if not isinstance(row.body, Joined)]
+    assert kinds == [type(row.body) for row in undisturbed.rows() if not isinstance(row.body, Joined)]
+    assert not world.all_sent(Trouble)
+
+
+def lost_once() -> Callable[[Sent], list[Sent]]:
+    """The first message of every kind on every link is lost."""
+    seen: set[Any] = set()
+
+    def change(sent: Sent) -> list[Sent]:
+        link = (sent.source, sent.to, type(sent.message))
+        first, _ = link not in seen, seen.add(link)
+        return [] if first else [sent]
+
+    return change
+
+
+def lost_often(seed: int, share: float) -> Callable[[Sent], list[Sent]]:
+    """A share of all messages is lost."""
+    chance = random.Random(seed)
+    return lambda sent: [] if chance.random() < share else [sent]
+
+
+def test_the_first_message_of_every_kind_may_be_lost(undisturbed: World) -> None:
+    ended_alike(World(manifest(training=TRAINING), change=lost_once()).run(), undisturbed)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_fifth_of_all_messages_may_be_lost(seed: int, undisturbed: World) -> None:
+    world = World(manifest(training=TRAINING), change=lost_often(seed, 0.2), rings_max=1000)
+    ended_alike(world.run(), undisturbed)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_messages_may_come_twice(seed: int, undisturbed: World) -> None:
+    chance = random.Random(seed)
+    world = World(manifest(training=TRAINING), change=lambda sent: [sent] * chance.choice([1, 1, 2]))
+    ended_alike(world.run(), undisturbed)
+
+
+def restart_at_every_row(name: str, world: World, *, steps: int = 0) -> World:
+    """Restart one process whenever the journal has grown, `steps` inputs later."""
+    while not world.stopped:
+        known = len(world.rows())
+        world.run(until=lambda w, k=known: len(rows_of(w.stores["coordinator"])) > k)
+        if len(world.rows()) == known:
+            return world
+        for _ in range(steps):
+            world.step()
+        world.restart(name)
+    return world
+
+
+@pytest.mark.parametrize("steps", [0, 1, 7])
+@pytest.mark.parametrize("name", ["coordinator", "relay0", "relay1", "bela"])
+def test_a_process_may_restart_after_every_row(name: str, steps: int, undisturbed: World) -> None:
+    ended_alike(restart_at_every_row(name, World(manifest(training=TRAINING)), steps=steps), undisturbed)
+
+
+@pytest.mark.parametrize("tick", [2, 4])
+def test_a_gate_that_comes_late_or_has_lost_its_store_can_take_anothers_place(tick: int, undisturbed: World) -> None:
+    """From some tick on one of two gates is gone, and one that never saw a row answers instead."""
+
+    def now(world: World) -> int:
+        opening = world.roles["relay0"]._opening
+        return 0 if opening is None else opening.plan.tick
+
+    def change(sent: Sent) -> list[Sent]:
+        gone = "cleo" if now(world) < tick else "ada"
+        return [] if gone in (sent.source, sent.to) else [sent]
+
+    world = World(manifest(training=TRAINING), change=change)
+    ended_alike(world.run(), undisturbed)
+    assert {sent.source for sent in world.all_sent(Released)} == {"ada", "bela", "cleo"}
+
+
+def test_a_relay_that_changes_a_frame_is_named_and_costs_one_void() -> None:
+    changed: list[Sent] = []
+
+    def change(sent: Sent) -> list[Sent]:
+        if isinstance(sent.message, Frame) and sent.source == "relay1" and not changed:
+            changed.append(sent)
+            data = bytearray(sent.blobs[0].data)
+            data[5] ^= 1
+            return [replace(sent, blobs=(Blob(data),))]
+        return [sent]
+
+    world = World(manifest(training=TRAINING), change=change).run()
+    assert [(event.number, event.suspect) for event in world.seen(GaveUp)] == [(306, identity("relay1").public.hex())]
+    (void,) = [row.body for row in world.rows() if isinstance(row.body, Voided)]
+    assert void.number == 306
+    assert identity("relay1").public.hex()[:12] in void.reason
+    assert world.seen(RunEnded)
+
+
+def test_a_start_that_is_void_is_drawn_anew(undisturbed: World) -> None:
+    """Stages are drawn from the opening, so the next attempt gives nodes other stages; nobody keeps anything."""
+    failed: list[str] = []
+
+    def fail_once(name: str, engine: Engine, job: object) -> None:
+        if isinstance(job, Prepare) and len(failed) < 3:
+            failed.append(name)
+            raise Refused(503, "the new state cannot be made")
+
+    world = World(manifest(training=TRAINING), before_job=fail_once).run()
+    starts = openings_of(world.rows())
+    drawn = [draw_members(starts[tick], world.manifest) for tick in (1, 2)]
+    assert drawn[0] != drawn[1]
+    assert len(states(world.rows())) == len(states(undisturbed.rows()))
