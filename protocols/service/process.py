@@ -7,6 +7,7 @@ A process asks to join over the transport that its role then uses, so whatever t
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import signal
@@ -56,12 +57,23 @@ class Process:
     """Runs `main` on an event loop; SIGTERM and SIGINT end it cleanly, a second one at once.
 
     Args:
-        folder: made if missing; gets `log.txt`, `events.jsonl` and `store.sqlite`.
+        folder: made if missing; gets `log.txt`, `events.jsonl` and `store.sqlite`. One process at a time works in it.
+
+    Raises:
+        Misused: E709, another one does.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._lock = os.open(folder, os.O_RDONLY)  # the system lets go of it with this process, however it ends
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise Misused(
+                709, f"another process works in {folder}", todo="Stop that one first, or name another folder."
+            ) from None
         self._task: asyncio.Task[None] | None = None
         self._leave: Callable[[], None] | None = None
         self._signals = 0

@@ -353,6 +353,12 @@ def coordinator(run: RunDir) -> Iterator[Any]:
     assert not run.url.exists()
 
 
+def test_two_coordinators_of_one_run_do_not_run_at_once(run: RunDir, coordinator: subprocess.Popen[str]) -> None:
+    error = refused(outcome(interlock("serve", "coordinator", run.path)), 709)
+    assert f"another process works in {run.folder('coordinator')}" in error
+    assert run.url.exists()
+
+
 def test_a_url_with_a_wrong_run_key_or_curve_gets_no_answer_and_a_signal_ends_cleanly(
     run: RunDir, coordinator: subprocess.Popen[str], tmp_path: Path
 ) -> None:
