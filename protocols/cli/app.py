@@ -68,6 +68,10 @@ def run(arguments: Sequence[str] | None) -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has gone
         sys.exit(1)
+    except MemoryError:
+        _fail("E724 there is not enough memory", "Give this process more --memory, or the model less.")
+    except ImportError as error:
+        _fail(f"E725 a library cannot be loaded: {error}", "Give more --memory; or set up again: make clean demo")
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         _fail(f"E707 {error.strerror or error}{where}", "Is the disk full? Is the folder there, and yours to write in?")

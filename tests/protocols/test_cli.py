@@ -353,6 +353,12 @@ def coordinator(run: RunDir) -> Iterator[Any]:
     assert not run.url.exists()
 
 
+def test_too_little_memory_for_the_libraries_is_a_numbered_error(run: RunDir, tmp_path: Path) -> None:
+    url = JoinURL(host="127.0.0.1", port=9, run=bytes(32), key=bytes(32), curve=bytes(32))
+    node = ["serve", "node", tmp_path / "node", "--operator", "zoe", "--key", run.key("node-0"), "--url", url]
+    refused(outcome(interlock(*node, "--memory", 0.3)), 725)
+
+
 def test_two_coordinators_of_one_run_do_not_run_at_once(run: RunDir, coordinator: subprocess.Popen[str]) -> None:
     error = refused(outcome(interlock("serve", "coordinator", run.path)), 709)
     assert f"another process works in {run.folder('coordinator')}" in error
