@@ -20,8 +20,8 @@ from nacl.signing import SigningKey, VerifyKey
 from .errors import BadSignature, KeyFileRefused
 from .secret import Secret
 
-_HEADER = "interlock-key-v1"
-_FORM = re.compile(_HEADER + r"\n# public (?P<public>[0-9a-f]{64})\n(?P<seed>[0-9a-f]{64})\n?")
+HEADER = "interlock-key-v1"  # what every key file begins with
+_FORM = re.compile(HEADER + r"\n# public (?P<public>[0-9a-f]{64})\n(?P<seed>[0-9a-f]{64})\n?")
 
 
 def _derive(seed: Secret, purpose: str) -> bytes:
@@ -66,7 +66,7 @@ class Identity:
         Raises:
             KeyFileRefused: the file exists (a key is never overwritten), or cannot be written whole: none is left then.
         """
-        text = f"{_HEADER}\n# public {self.public.hex()}\n{self._seed.reveal().hex()}\n"
+        text = f"{HEADER}\n# public {self.public.hex()}\n{self._seed.reveal().hex()}\n"
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
@@ -143,7 +143,7 @@ def _unwritten(path: Path, error: OSError) -> KeyFileRefused:
 
 def _malformed(path: Path) -> KeyFileRefused:
     return KeyFileRefused(
-        f"{path} is not a whole interlock key file: expected the lines '{_HEADER}', '# public' with 64 hex digits, "
+        f"{path} is not a whole interlock key file: expected the lines '{HEADER}', '# public' with 64 hex digits, "
         "and 64 hex digits",
         todo="It was cut short or changed: restore it from your copy.",
     )

@@ -22,7 +22,7 @@ from interlock.protocols.canonical import decode, encode
 from interlock.protocols.coordinator import Coordinator, RunEnded
 from interlock.protocols.errors import Failed, InterlockError, Misused, Refused
 from interlock.protocols.journal import Voided
-from interlock.protocols.members import Join, Roster, make_record
+from interlock.protocols.members import Join, Roster, make_invitation, make_record
 from interlock.protocols.node import Node
 from interlock.protocols.relay import Relay
 from interlock.protocols.wire import Buffer, Envelope, Limits, Replay, pack, unpack
@@ -179,12 +179,23 @@ def test_a_frame_of_a_wrong_shape_or_length_is_refused_with_both(world: World, r
     assert (error.number, error.expected, error.actual) == (305, blob.size + 1, blob.size)
 
 
-def test_a_join_without_an_invitation_or_with_anothers_key_says_where_to_get_one(world: World) -> None:
-    role = world.roles["coordinator"]
+def test_a_join_without_an_invitation_says_where_to_get_one(world: World) -> None:
     stranger = identity("stranger")
-    error = told(role, "stranger", Join(record=make_record(stranger, "node", "stranger"), invitation=None))
-    assert error.number in (209, 212)
-    assert error.what
+    error = told(
+        world.roles["coordinator"],
+        "stranger",
+        Join(record=make_record(stranger, "node", "stranger"), invitation=None),
+    )
+    assert (error.number, error.what) == (209, "node stranger has no invitation")
+    assert "interlock keyholder invite" in error.todo
+
+
+def test_one_node_more_than_there_are_places_is_refused(world: World) -> None:
+    late, ada = identity("late"), identity("ada")
+    invitation = make_invitation(ada, run=world.manifest.run, role="node", label="late", nonce=b"n" * 16)
+    join = Join(record=make_record(late, "node", "late"), invitation=invitation)
+    error = told(world.roles["coordinator"], "late", join)
+    assert (error.number, error.what) == (212, "all 6 places are taken")
 
 
 def poison(chosen: Callable[[str], bool]) -> Callable[[str, Any, Any], None]:
