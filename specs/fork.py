@@ -26,6 +26,8 @@ from .run import COORDINATOR, key
 from .spec import action, sometimes
 
 BRANCHES_MAX = 3
+DROPS = st.sampled_from((0, 0, 0, 1, 2, 4, 8))
+PEERS = st.sampled_from(("g0", "g1", "g2", "g3", "r0", "n0", "n1"))
 
 
 class Branched(Event, frozen=True, kw_only=True):
@@ -38,37 +40,51 @@ class Liar:
     """A coordinator with several journals.
 
     Args:
-        make: makes an honest coordinator.
+        make: makes an honest coordinator. members: gates and nodes, who are taken to be ready when a journal begins.
+        accomplices: gates that hear of every journal.
     """
 
-    def __init__(self, make: Callable[[], Coordinator], members: tuple[bytes, ...]) -> None:
-        self._make, self._members = make, members
+    def __init__(
+        self, make: Callable[[], Coordinator], members: tuple[bytes, ...], accomplices: tuple[bytes, ...]
+    ) -> None:
+        self._make, self._members, self._accomplices = make, members, accomplices
         self._branches: list[Coordinator] = []
         self._rows: list[dict[str, bytes]] = []
-        self._told: dict[bytes, int] = {}  # peer -> branch, 0 unless chosen
+        self._told: dict[bytes, set[int]] = {}  # peer -> journals that it hears of, the first unless chosen
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
         """Begin with one journal."""
         return self._branch({})
 
-    def fork(self, branch: int, drop: int) -> Effects:
-        """Copy a journal without its last `drop` rows, and keep both."""
+    def fork(self, branch: int, drop: int, peers: tuple[bytes, ...], void: bool) -> Effects:
+        """Copy a journal without its last `drop` rows, keep both, and tell these peers of the copy too.
+
+        void: in the copy the open tick ends at once.
+        """
         if len(self._branches) >= BRANCHES_MAX:
             raise Misused(801, "no more journals")
         rows = self._rows[branch % len(self._branches)]
         kept = sorted(rows)[: max(0, len(rows) - drop)]
+        for peer in (*peers, *self._accomplices):
+            self._told.setdefault(peer, {0}).add(len(self._branches))
         effects = self._branch({name: rows[name] for name in kept})
+        if void and self._branches[-1]._ledger.is_open:
+            effects += self.invent(len(self._branches) - 1, self._members[-1])
         return [*effects, Announce(Branched(rows=len(kept)))]
 
     def tell(self, peer: bytes, branch: int) -> Effects:
-        """From now on this peer hears of another journal."""
-        self._told[peer] = branch % len(self._branches)
+        """From now on this peer hears of one journal only."""
+        self._told[peer] = {branch % len(self._branches)}
         return []
 
-    def invent(self, branch: int, node: bytes, tick: int) -> Effects:
-        """Void an open tick by a trouble that no node had."""
-        trouble = Trouble(tick=tick, number=401, what="invented")
-        return self._step(branch % len(self._branches), lambda role: role.on_message(node, trouble, ()))
+    def invent(self, branch: int, node: bytes) -> Effects:
+        """Void the open tick of a journal by a trouble that no node had."""
+        index = branch % len(self._branches)
+        plan = self._branches[index]._ledger.plan
+        if plan is None:
+            raise Misused(801, "no tick is open in this journal")
+        trouble = Trouble(tick=plan.tick, number=401, what="invented")
+        return self._step(index, lambda role: role.on_message(node, trouble, ()))
 
     def on_message(self, source: bytes, message: Any, blobs: tuple[Blob, ...]) -> Effects:
         """Every journal hears everything."""
@@ -104,7 +120,7 @@ class Liar:
             return []
         for effect in wanted:
             match effect:
-                case Send(to=to) if self._told.get(to, 0) == index:
+                case Send(to=to) if index in self._told.get(to, {0}):
                     effects.append(effect)
                 case Store(key=name, value=value):
                     self._rows[index][name] = value
@@ -155,7 +171,7 @@ class Fork(ReleaseProperties):
     inputs_max = 10
 
     def traitorous(self) -> int:
-        """g0 lies."""
+        """As many as the thresholds bear; the first ones."""
         return self.lying
 
     def role(self, name: bytes) -> Any:
@@ -163,23 +179,29 @@ class Fork(ReleaseProperties):
         honest = super().role(name)
         if name == key(COORDINATOR):
             everyone = (*self.named("g"), *self.named("n"))
-            return Liar(lambda: ReleaseProperties.role(self, name), everyone)
-        return SignsAnything(self.identity(name), honest) if name == key("g0") and self.lying else honest
+            return Liar(lambda: ReleaseProperties.role(self, name), everyone, self.named("g")[: self.traitorous()])
+        return SignsAnything(self.identity(name), honest) if name in self.named("g")[: self.traitorous()] else honest
 
-    @action(by=Liar, branch=st.integers(0, 2), drop=st.integers(0, 4))
-    def fork(self, role: Liar, branch: int, drop: int) -> Effects:
-        "The coordinator copies a journal, without its last rows, and goes on with both."
-        return role.fork(branch, drop)
+    @action(
+        by=Liar,
+        branch=st.integers(0, 2),
+        drop=DROPS,
+        peers=st.lists(PEERS, max_size=4, unique=True),
+        void=st.booleans(),
+    )
+    def fork(self, role: Liar, branch: int, drop: int, peers: list[str], void: bool) -> Effects:
+        "The coordinator copies a journal, without its last rows or with another end, and tells some of it."
+        return role.fork(branch, drop, tuple(key(peer) for peer in peers), void)
 
-    @action(by=Liar, peer=st.sampled_from(("g0", "g1", "g2", "g3", "r0", "n0", "n1")), branch=st.integers(0, 2))
+    @action(by=Liar, peer=PEERS, branch=st.integers(0, 2))
     def tell(self, role: Liar, peer: str, branch: int) -> Effects:
         "The coordinator tells one peer of another journal from now on."
         return role.tell(key(peer), branch)
 
-    @action(by=Liar, branch=st.integers(0, 2), node=st.sampled_from(("n0", "n1")), tick=st.integers(1, 6))
-    def invent(self, role: Liar, branch: int, node: str, tick: int) -> Effects:
-        "The coordinator voids an open tick in one journal, for a reason that it invents."
-        return role.invent(branch, key(node), tick)
+    @action(by=Liar, branch=st.integers(0, 2), node=st.sampled_from(("n0", "n1")))
+    def invent(self, role: Liar, branch: int, node: str) -> Effects:
+        "The coordinator voids the open tick of one journal, for a reason that it invents."
+        return role.invent(branch, key(node))
 
     @sometimes
     def forked(self, seen: Seen) -> bool:

@@ -276,8 +276,8 @@ class Actor:
         out: fx.Effects = []
         for effect in effects:
             match effect:
-                case fx.Send(to, message, blobs):
-                    self._send(to, message, blobs, out)
+                case fx.Send(str() | bytes(), Message()):
+                    self._send(effect, out)
                 case fx.After():
                     self._observer.timer_set()
                     out.append(effect)
@@ -286,11 +286,16 @@ class Actor:
                 case fx.Stop():
                     out.append(effect)
                     break
-                case _:
+                case fx.Announce() | fx.Store() | fx.Work() | fx.Draw():
                     out.append(effect)
+                case _:
+                    self._observer.role_broke(self.label, f"not an effect: {shown(effect)}")
+                    return []
         return out
 
-    def _send(self, to: Any, message: Message, blobs: tuple[fx.Blob, ...], out: fx.Effects) -> None:
+    def _send(self, effect: fx.Send, out: fx.Effects) -> None:
+        to: Any = effect.to
+        message, blobs = effect.message, effect.blobs
         label, now = self._labels.get(to), self._observer.now()
         if label is None:
             peer = to.hex()[:8] if isinstance(to, bytes) else str(to)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from interlock.protocols.gate import GateReleased
+from interlock.protocols.gate import GateReleased, Propose
 from interlock.protocols.node import Adopted, NodeOpened
 from interlock.protocols.relay import RelayOpened
-from interlock.protocols.release import Opening, Released
+from interlock.protocols.release import Base, Opening, Plan, Released
 from interlock.protocols.seat import FrameSent
 
 from .history import Seen
@@ -69,14 +69,14 @@ class ReleaseProperties(RunSpec):
 
     @always
     def one_line(self, seen: Seen) -> bool:
-        "Every opening follows the one before, and starts from its result or from what that started from."
+        "Every opening follows the one before: it starts from its result, or from its base if it came to nothing."
         line = {sent.plan.tick: sent.plan for sent in seen.sent(Opening)}
+        rows = {row.digest: row for sent in seen.sent(Propose) for row in sent.rows}
         for tick, plan in line.items():
+            if tick == 1:
+                continue
             before = line.get(tick - 1)
-            if before is None:
-                if tick != 1:
-                    return False
-            elif plan.base != before.base and set(plan.base.made if plan.base else ()) != {tick - 1}:
+            if before is None or plan.base != _result(before, plan, rows):
                 return False
         return True
 
@@ -115,3 +115,16 @@ class Release(ReleaseProperties):
     def restarted_coordinator(self, seen: Seen) -> bool:
         "A coordinator goes on from its rows."
         return bool(seen.steps("back", "coordinator"))
+
+
+def _result(before: Plan, plan: Plan, rows: dict[bytes, Row]) -> Base | None:
+    """What the tick before a plan left to start from, by the rows that the plan follows."""
+    row = rows.get(plan.head)
+    while row is not None and not isinstance(row.body, Committed | Changed | Measured | Voided):
+        row = rows.get(row.previous)
+    if row is None or row.body.tick != before.tick:  # type: ignore[union-attr]  # one of those above
+        return None
+    if isinstance(row.body, Committed | Changed):
+        stages = len(plan.members)
+        return Base(row=row.digest, made=(before.tick,) * stages)
+    return before.base

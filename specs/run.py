@@ -59,6 +59,7 @@ class RunSpec(Spec):
     epoch_rounds: ClassVar[int] = 1
     microbatches: ClassVar[int] = 2
 
+    seconds = 0.8  # a run without faults takes no longer
     crashing: ClassVar[Collection[str]] = (COORDINATOR, "g0", "g1", "g2", "r0")
 
     messages = messages.BY_COORDINATOR | messages.BY_GATE | messages.BY_RELAY | messages.BY_NODE
@@ -135,7 +136,7 @@ class RunSpec(Spec):
 
     @action(by=Node)
     def stumble(self, role: Node) -> Effects:
-        "A node's next pass fails, so that the attempt is void; three in a run at most."
+        "A node's next job fails, so that the attempt is void; three in a run at most."
         if self.stumbled == STUMBLES_MAX:
             raise Misused(801, "enough stumbling")
         self.stumbled += 1

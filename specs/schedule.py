@@ -76,7 +76,7 @@ class Delay(Part, frozen=True, tag_field="fault", tag="delay"):
 
 
 class Reorder(Part, frozen=True, tag_field="fault", tag="reorder"):
-    """This message arrives right after the next one of its link, at most a second late."""
+    """This message waits until the next one of its link has arrived, a second at most."""
 
     source: str
     destination: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import hypothesis
@@ -19,7 +20,6 @@ from .schedule import (
     Delay,
     Drop,
     Fault,
-    Forged,
     Input,
     Partition,
     Reorder,
@@ -78,7 +78,7 @@ class Scope:
 
     def drawn(self) -> st.SearchStrategy[Schedule]:
         """A Hypothesis strategy of schedules. The simplest has nothing in it."""
-        return _schedules(self).filter(self.made.allows)
+        return _drawn(self).filter(self.made.allows)
 
     def sample(self, seed: int) -> Schedule:
         """The schedule of a seed, without Hypothesis: quick, the same each time, and not to be shrunk."""
@@ -275,44 +275,50 @@ def quiet_settings(runs: int, *phases: Phase) -> hypothesis.settings:
     )
 
 
-@st.composite
-def _schedules(draw: st.DrawFn, scope: Scope) -> Schedule:
+def _drawn(scope: Scope) -> st.SearchStrategy[Schedule]:
+    """Strategies are made once: making them costs more than drawing from them."""
     grid = st.integers(0, round(scope.spec.seconds / GRID_S)).map(lambda n: n * GRID_S)
-    near = st.integers(0, 10).map(lambda n: n * GRID_S)
-    times = st.one_of(near, grid)
-    inputs: list[Input] = []
+    times = st.one_of(st.integers(0, 10).map(lambda n: n * GRID_S), grid)
+    inputs: st.SearchStrategy[list[Any]] = st.just([])
+    faults: st.SearchStrategy[list[Fault]] = st.just([])
+    lies: st.SearchStrategy[list[Any]] = st.just([])
     if scope.actions:
         one = st.one_of(
             *(
-                st.tuples(st.just(name), st.sampled_from(who), st.fixed_dictionaries(dict(action.arguments)))
+                st.tuples(times, st.sampled_from(who), st.just(name), st.fixed_dictionaries(dict(action.arguments)))
                 for name, (action, who) in scope.actions.items()
             )
         )
-        # As in `_sampled`: often all take the same action with the same arguments.
-        alike = draw(st.booleans())
-        first: tuple[str, dict[str, Any]] | None = None
-        for name, who, arguments in draw(st.lists(one, max_size=scope.spec.inputs_max)):
-            if first is None:
-                first = name, arguments
-            same = alike and name == first[0]
-            inputs.append(Input(at=draw(times), who=who, action=name, arguments=first[1] if same else arguments))
-    faults = draw(st.lists(_fault(scope, grid), max_size=FAULTS_MOST)) if scope.faults else []
-    lies: list[Forged] = []
+        inputs = st.lists(one, max_size=scope.spec.inputs_max)
+    if scope.faults:
+        faults = st.lists(_fault(scope, grid), max_size=FAULTS_MOST)
     if scope.traitors and len(scope.labels) > 1:
         lie = st.one_of(
             *(
-                st.tuples(
-                    times,
-                    st.just(label),
-                    st.sampled_from([other for other in scope.labels if other != label]),
-                    strategy,
-                )
-                for label, strategy in scope.traitors.items()
+                st.tuples(times, st.just(label), st.sampled_from([to for to in scope.labels if to != label]), messages)
+                for label, messages in scope.traitors.items()
             )
         )
-        lies = [forged(*item) for item in draw(st.lists(lie, max_size=FORGED_MOST))]
+        lies = st.lists(lie, max_size=FORGED_MOST)
+    return st.builds(partial(_built, scope), st.integers(0, 2**16), st.booleans(), inputs, faults, lies)
+
+
+def _built(
+    scope: Scope,
+    seed: int,
+    alike: bool,
+    inputs: list[tuple[float, str, str, dict[str, Any]]],
+    faults: list[Fault],
+    lies: list[tuple[float, str, str, Any]],
+) -> Schedule:
+    """alike: inputs of the same action have the same arguments, as in `_sampled`."""
+    first: dict[str, dict[str, Any]] = {}
+    made = [
+        Input(at=at, who=who, action=name, arguments=first.setdefault(name, arguments) if alike else arguments)
+        for at, who, name, arguments in inputs
+    ]
     return scope.schedule(
-        seed=draw(st.integers(0, 2**16)), inputs=tuple(inputs), faults=tuple(faults), forged=tuple(lies)
+        seed=seed, inputs=tuple(made), faults=tuple(faults), forged=tuple(forged(*item) for item in lies)
     )
 
 

@@ -132,10 +132,10 @@ def check_mutants(
     return outcomes
 
 
-def toothless(spec: type[Spec], mutants: Mapping[str, Mutant]) -> list[str]:
-    """The properties that no mutant is said to break (`sometimes` breaks nothing)."""
-    named = {mutant.breaks for mutant in mutants.values()}
-    return [name for name, part in spec.properties().items() if part.kind != "sometimes" and name not in named]
+def toothless(spec: type[Spec], outcomes: Iterable[MutantOutcome]) -> list[str]:
+    """The properties of a spec that killed no mutant (a `sometimes` breaks nothing, and is left out)."""
+    teeth = {outcome.breaks for outcome in outcomes if outcome.killed}
+    return [name for name, part in spec.properties().items() if part.kind != "sometimes" and name not in teeth]
 
 
 def regressions(spec: type[Spec]) -> list[Schedule]:

@@ -222,8 +222,8 @@ class Stage(ABC):
         self._messages += 1
         if self._messages > self.spec.bounds.messages:
             self._break(BOUNDS, f"more than {self.spec.bounds.messages} messages: the last is {out.message!r}")
-        if out.extra:
-            self._busy_until = max(self._busy_until, self.now() + self.spec.latency + out.extra)
+        if late := HELD_S if mark == "reorder" else out.extra:
+            self._busy_until = max(self._busy_until, self.now() + self.spec.latency + late)
         self.note(
             Step(
                 at=self.now(), kind="send", who=actor.label, peer=out.peer, message=out.message,
@@ -252,14 +252,14 @@ class Stage(ABC):
         elif step.mark == "reorder" and arrival.state == "fresh":
             arrival.state = "held"
             self._held.setdefault(link, []).append(arrival)
-            self._busy_until = max(self._busy_until, self.now() + HELD_S)
             self.at(self.now() + HELD_S, self._release, arrival)
         else:
-            arrival.receiver.incoming = (arrival.sent, step.mark)
-            arrival.deliver()
+            # On the clock before the receiver's own effects, which some worlds carry out a moment later.
             for held in self._held.pop(link, []) if self._held else []:
                 held.state = "released"
                 self.at(self.now(), self.arrive, held)
+            arrival.receiver.incoming = (arrival.sent, step.mark)
+            arrival.deliver()
 
     def _release(self, arrival: Arrival) -> None:
         """A message has been held for as long as it may be."""
@@ -343,7 +343,10 @@ class Stage(ABC):
 
     def work_seconds(self, name: Any, job: Any) -> float:
         """How long a job takes."""
-        return self.spec.work_seconds(job) + self.links.stretch(self.labels[name])
+        seconds, more = self.spec.work_seconds(job), self.links.stretch(self.labels[name])
+        if more:
+            self._busy_until = max(self._busy_until, self.now() + seconds + more)
+        return seconds + more
 
     # --- checks ---
 

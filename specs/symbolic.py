@@ -57,7 +57,7 @@ class SymbolicEngine:
         self._manifest = manifest
         self._states: dict[int, bytes] = {}
         self._base = 0
-        self.stumbles = False  # the next pass fails
+        self.stumbles = False  # the next job of a tick fails
         self._flights: dict[int, bytes] = {}  # micro-batch -> what its forward read
         self._gradients: Counter[int] = Counter()
 
@@ -71,6 +71,9 @@ class SymbolicEngine:
             return error
 
     def _do(self, job: Any) -> Any:
+        if self.stumbles and not isinstance(job, Adopt | Read):
+            self.stumbles = False
+            raise Refused(401, "a value is not finite")
         match job:
             case Pass():
                 return self._pass(job)
@@ -91,9 +94,6 @@ class SymbolicEngine:
     # -- passes -------------------------------------------------------------------------------------------------
 
     def _pass(self, job: Pass) -> Passed:
-        if self.stumbles:
-            self.stumbles = False
-            raise Refused(401, "a value is not finite")
         arrived = digest("text", repr((job.windows, job.order_key)).encode())
         if job.arrival is not None:
             arrived = self._arrive(job.arrival)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 
 from interlock.protocols import messages as known
@@ -90,13 +91,32 @@ def _mutated(data: bytes, how: tuple[str, int, int]) -> bytes:
     return data + bytes([value])
 
 
+def _respelled(data: bytes) -> bytes:
+    """The same values in MessagePack's widest forms: as good to a lenient reader, and not canonical."""
+    return _widely(msgspec.msgpack.decode(data))
+
+
+def _widely(value: Any) -> bytes:
+    match value:
+        case list():
+            return b"\xdd" + len(value).to_bytes(4, "big") + b"".join(map(_widely, value))
+        case bytes():
+            return b"\xc6" + len(value).to_bytes(4, "big") + value
+        case str():
+            data = value.encode()
+            return b"\xdb" + len(data).to_bytes(4, "big") + data
+        case int() if not isinstance(value, bool):
+            return b"\xd3" + value.to_bytes(8, "big", signed=True)
+    return msgspec.msgpack.encode(value)
+
+
 ANY = messages(known.BY_COORDINATOR | known.BY_GATE | known.BY_RELAY | known.BY_NODE).map(encode)
 NEARLY = st.builds(
     _mutated,
     ANY,
     st.tuples(st.sampled_from(("cut", "flip", "insert", "append")), st.integers(0, 4000), st.integers(0, 255)),
 )
-DATA = st.one_of(ANY, NEARLY, st.binary(max_size=80)).map(bytes.hex)
+DATA = st.one_of(ANY, ANY.map(_respelled), NEARLY, st.binary(max_size=80)).map(bytes.hex)
 
 
 class Wire(Spec):

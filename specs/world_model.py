@@ -116,8 +116,6 @@ class Model(Stage):
             case fx.Draw(key, size):
                 data = self.draw(name, size)
                 self._next.append((actor, lambda: actor.on_drawn(key, data)))
-            case _:
-                self.role_broke(actor.label, f"not an effect: {effect!r}")
 
     def _send(self, name: Any, actor: Actor, to: Any, message: Any, blobs: tuple[fx.Blob, ...]) -> None:
         if (sent := self.sending(actor)) is None:

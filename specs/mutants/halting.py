@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from interlock.protocols.effects import Announce, Effects, Store
 
-from ..examples.voting import Halted, Name, Vote, Voter
+from ..examples.voting import Halted, Name, Voter
 from ..halting import ROSTER, HaltingVote
 from ..search import Mutant
 
@@ -14,13 +15,26 @@ from ..search import Mutant
 class CountsMessages(Voter):
     """Counts messages, not voters."""
 
-    def on_message(self, source: Name, message: Vote) -> Effects:
-        """A vote said again counts again."""
-        self.heard = [*getattr(self, "heard", []), message.step]
-        if self.halted or self.heard.count(message.step) < self.quorum:
+    def _count(self, voter: Name, step: int) -> Effects:
+        self.votes.setdefault(voter, step)
+        self.heard = [*getattr(self, "heard", []), step]
+        if self.halted or self.heard.count(step) < self.quorum:
             return []
         self.halted = True
-        return [Announce(Halted(voter=self.name, step=message.step))]
+        return [Announce(Halted(voter=self.name, step=step))]
+
+
+class ChangesItsMind(Voter):
+    """Votes whenever it is asked, and takes each voter's last vote."""
+
+    def ask(self, step: int) -> Effects:
+        """Forget the own vote and vote again."""
+        self.votes.pop(self.name, None)
+        return super().ask(step)
+
+    def _count(self, voter: Name, step: int) -> Effects:
+        self.votes.pop(voter, None)
+        return super()._count(voter, step)
 
 
 class SaysItOnce(Voter):
@@ -32,11 +46,21 @@ class SaysItOnce(Voter):
 
 
 class KeepsNothing(Voter):
-    """Does not keep its vote: after a crash it may vote again, otherwise."""
+    """Does not keep its vote: after a crash it has never voted."""
 
     def ask(self, step: int) -> Effects:
         """Vote without writing it down."""
         return [effect for effect in super().ask(step) if not isinstance(effect, Store)]
+
+
+class Mutated(HaltingVote):
+    """The spec with other voters."""
+
+    voter: ClassVar[type[Voter]] = Voter
+
+    def cast(self) -> Mapping[str, Voter]:
+        """Four of them."""
+        return {name: self.voter(name, ROSTER, self.quorum) for name in ROSTER}
 
 
 class TwoAreEnough(HaltingVote):
@@ -45,33 +69,34 @@ class TwoAreEnough(HaltingVote):
     quorum = 2
 
 
-class Counting(HaltingVote):
+class Counting(Mutated):
     """Voters count messages, not voters."""
 
-    def cast(self) -> Mapping[str, Voter]:
-        """Four of them."""
-        return {name: CountsMessages(name, ROSTER, self.quorum) for name in ROSTER}
+    voter = CountsMessages
 
 
-class Once(HaltingVote):
-    """Voters never repeat a vote, so one lost message is enough."""
+class Fickle(Mutated):
+    """Voters change their minds."""
 
-    def cast(self) -> Mapping[str, Voter]:
-        """Four of them."""
-        return {name: SaysItOnce(name, ROSTER, self.quorum) for name in ROSTER}
+    voter = ChangesItsMind
 
 
-class Forgetful(HaltingVote):
-    """Voters do not keep their votes, and vote otherwise after a crash."""
+class Once(Mutated):
+    """Voters never repeat a vote: one lost message is enough."""
 
-    def cast(self) -> Mapping[str, Voter]:
-        """Four of them."""
-        return {name: KeepsNothing(name, ROSTER, self.quorum) for name in ROSTER}
+    voter = SaysItOnce
+
+
+class Forgetful(Mutated):
+    """Voters do not keep their votes."""
+
+    voter = KeepsNothing
 
 
 MUTANTS = {
     "two are enough": Mutant(breaks="legitimacy", spec=TwoAreEnough),
     "counts messages": Mutant(breaks="legitimacy", spec=Counting),
+    "changes its mind": Mutant(breaks="agreement", spec=Fickle),
     "says it once": Mutant(breaks="termination", spec=Once),
-    "keeps nothing": Mutant(breaks="agreement", spec=Forgetful),
+    "keeps nothing": Mutant(breaks="termination", spec=Forgetful),
 }

@@ -15,15 +15,22 @@ from interlock.protocols.effects import Announce, Blob, Draw, Effects, Send, Sto
 from interlock.protocols.errors import InterlockError, Refused
 from interlock.protocols.gate import Gate, Known, Propose
 from interlock.protocols.journal import Changed, Committed
+from interlock.protocols.manifest import Manifest
 from interlock.protocols.node import Adopted, Node
 from interlock.protocols.passing import Passing
 from interlock.protocols.relay import Relay
-from interlock.protocols.release import Opening
-from interlock.protocols.round import Report, Sealed, Step, Stepped, Summed
+from interlock.protocols.release import Opening, Plan
+from interlock.protocols.round import Report, Sealed, Step, Stepped, Sum, Summed
 from interlock.protocols.seat import Seat
 from interlock.vault import Secret, seal_to
 
 from ..symbolic import SymbolicEngine
+
+
+def with_release(manifest: Manifest, release: int) -> Manifest:
+    """The same run with another threshold; nobody verifies it."""
+    return msgspec.structs.replace(manifest, committee=msgspec.structs.replace(manifest.committee, release=release))
+
 
 # -- gates ----------------------------------------------------------------------------------------------------------
 
@@ -76,6 +83,25 @@ class BelievesReports(Coordinator):
             return []
         everyone = tuple(self._prepared[who] for who in sorted(self._prepared))
         return self._end(Changed(tick=plan.tick, members=self._ledger.present, prepared=everyone))
+
+
+class PlansFromTheStart(Coordinator):
+    """Takes the run's first state for its newest."""
+
+    def _next_plan(self) -> Plan | None:
+        plan = super()._next_plan()
+        if plan is None or plan.base is None:
+            return plan
+        self._first = getattr(self, "_first", plan.base)
+        return msgspec.structs.replace(plan, base=self._first)
+
+
+class ProposesTwo(Coordinator):
+    """Proposes two plans of every tick to everyone."""
+
+    def _propose(self, plan: Plan) -> Effects:
+        other = msgspec.structs.replace(plan, attempt=plan.attempt + 1)
+        return [*super()._propose(plan), *super()._propose(other)]
 
 
 class NeverGivesUp(Coordinator):
@@ -205,7 +231,12 @@ class TrustsItself(SymbolicEngine):
     """Steps on its own sum alone."""
 
     def _step(self, job: Step) -> Stepped:
-        return super()._step(replace(job, sums=job.sums[:1]))
+        own = tuple(entry for entry in job.sums if entry[0] == self._sender)
+        return super()._step(replace(job, sums=own))
+
+    def _sum(self, job: Sum) -> Summed:
+        self._sender = job.sender
+        return super()._sum(job)
 
 
 class OneMaskAMicrobatch(SymbolicEngine):
