@@ -162,7 +162,7 @@ def split(found: Iterable[Document], *, validation_bytes: int = VALIDATION_BYTES
             "the corpus is too small to hold whole files out of it",
             expected=f"at least {PART_BYTES_MIN} bytes to train on and as many held out",
             actual=f"{total - held_out} and {held_out} bytes in {len(unique)} files",
-            todo="Add text, or split a large file into several.",
+            todo="Add text, split a large file into several, or hold out more: --validation-bytes",
         )
     return Corpus(b"".join(train), b"".join(validation))
 

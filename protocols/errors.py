@@ -11,6 +11,47 @@ Numbers are stable: 1xx keys and files, 2xx wire, 3xx ticks and rows, 4xx frames
 
 from __future__ import annotations
 
+# What the reader can do about a peer's fault, by number, where the error itself does not say it.
+_TODO = {
+    201: "Compare versions of interlock on both sides; with equal ones, suspect who sent it.",
+    202: "Compare versions of interlock on both sides; with equal ones, suspect who sent it.",
+    204: "Compare the run's id in both join URLs, and take this run's.",
+    205: "Suspect who sent it: it speaks for or to somebody else.",
+    206: "Suspect who sent it; or its key file is another than the one it joined with.",
+    208: "Is it running, with this run's URL and key? It must join first.",
+    209: "Ask a keyholder of this run for an invitation of your own.",
+    210: "Compare versions of interlock on both sides; with equal ones, suspect who sent it.",
+    211: "Give nodes and relays keys of their own: interlock keyholder init FILE",
+    213: "It reads too slowly, or its network is too slow.",
+    301: "Suspect the coordinator: it must list the releases that the manifest asks for.",
+    302: "Suspect the coordinator: the releases that it lists are for something else.",
+    303: "Suspect who sent it: the plan has no such thing.",
+    304: "A late message does no harm; many mean that this process or its peer misses openings.",
+    305: "Suspect who sent it, or the relay that it came through.",
+    306: "Suspect who sent it, or the relay that it came through.",
+    307: "Suspect one of the replicas: their states must be equal to the bit.",
+    310: "Suspect the coordinator: its journal was changed.",
+    312: "Suspect the coordinator, or its journal was restored from an old copy.",
+    313: "Suspect the coordinator, or its journal was restored from an old copy.",
+    314: "Suspect the coordinator: a tick opens once.",
+    315: "Suspect the coordinator: its journal was changed.",
+    316: "Ask whom the error names: somebody would hold what custody forbids.",
+    317: "Suspect the coordinator: its journal breaks the protocol.",
+    318: "Suspect the coordinator: its plan breaks the protocol.",
+    402: "The next attempt uses a larger exponent; if it repeats, lower the learning rate.",
+    403: "The next attempt uses a larger exponent; if it repeats, lower the learning rate.",
+    404: "Lower the learning rate, or report it with its log.",
+    405: "Suspect who sent it, or the relay that it came through.",
+    501: "Suspect whom it names.",
+    502: "Suspect one of them: what they hold must be equal to the bit.",
+    503: "Lower the learning rate; if it repeats, report it with its log.",
+    604: "Suspect the coordinator: the corpus is not the manifest's.",
+    605: "The corpus was changed: restore it, or found another run.",
+    702: "This process is ending.",
+    703: "This is a fault of the program: report it with its log.",
+    791: "This is a fault of the program: report it with its log.",
+}
+
 
 class InterlockError(Exception):
     """One numbered error.
@@ -19,20 +60,25 @@ class InterlockError(Exception):
         number: stable number, see the module's docstring.
         what: one line, lower case, naming whose and what.
         expected, actual: shown when given; never a secret.
-        todo: what the reader can do now.
+        todo: what the reader can do now; by default what goes with the number.
     """
 
     def __init__(
         self, number: int, what: str, *, expected: object = None, actual: object = None, todo: str = ""
     ) -> None:
-        self.number, self.what, self.expected, self.actual, self.todo = number, what, expected, actual, todo
+        self.number, self.what, self.expected, self.actual = number, what, expected, actual
+        self.todo = todo or _TODO.get(number, "")
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        text = f"E{self.number} {self.what}"
-        if self.expected is not None or self.actual is not None:
-            text += f": expected {self.expected}, got {self.actual}"
-        return text
+        return f"E{self.number} {self.text}"
+
+    @property
+    def text(self) -> str:
+        """What, expected and actual on one line."""
+        said = {"expected": self.expected, "got": self.actual}
+        shown = ", ".join(f"{word} {value}" for word, value in said.items() if value is not None)
+        return f"{self.what}: {shown}" if shown else self.what
 
 
 class Refused(InterlockError):

@@ -158,18 +158,26 @@ class Manifest(Plain, frozen=True, array_like=True, kw_only=True):
         """
         committee, n = self.committee, len(self.committee.keyholders)
         if len(committee.identities()) != n or len({k.name for k in committee.keyholders}) != n:
-            raise Misused(610, "keyholders must have different names and keys")
+            raise Misused(
+                610, "keyholders must have different names and keys", todo="Name each keyholder once, with its own key."
+            )
         try:
             for keyholder in committee.keyholders:
                 verify_key(keyholder.key, whose=keyholder.name)
             verify_key(self.coordinator, whose="the coordinator")
         except VaultError as error:
-            raise Misused(610, error.what) from None
+            raise Misused(610, error.what, todo="Copy the key that 'interlock keyholder init' printed.") from None
         if self.coordinator in committee.identities():
-            raise Misused(610, "the coordinator's key is also a keyholder's")
+            raise Misused(610, "the coordinator's key is also a keyholder's", todo="Make a key for each.")
         for label, k in (("release", committee.release), ("halt", committee.halt), ("resume", committee.resume)):
             if k > n:
-                raise Misused(610, f"threshold '{label}'", expected=f"at most {n} keyholders", actual=k)
+                raise Misused(
+                    610,
+                    f"threshold '{label}'",
+                    expected=f"at most {n}, as many as there are keyholders",
+                    actual=k,
+                    todo=f"Lower --{label} or name more keyholders.",
+                )
         if 2 * committee.release <= n + committee.lying:
             raise Misused(
                 610,
@@ -184,22 +192,28 @@ class Manifest(Plain, frozen=True, array_like=True, kw_only=True):
                 "resuming must not be easier than halting or releasing",
                 expected=f"resume >= {max(committee.halt, committee.release)}",
                 actual=committee.resume,
+                todo="Raise --resume.",
             )
         try:
             for stage in range(self.stages):
                 self.shape(stage)
         except KernelError as error:
-            raise Misused(611, str(error)) from None
+            raise Misused(611, str(error), todo="Choose a --width of --heads times an even number.") from None
         if self.frame_width - self.frame_fraction < 4:
             raise Misused(
                 611,
                 "frames would hold no whole numbers",
                 expected=f"a fraction of at most {self.frame_width - 4} bits",
                 actual=self.frame_fraction,
+                todo="Lower --frame-fraction or raise --frame-width.",
             )
         if self.model.width > 4096:
             raise Misused(
-                611, "the exact update is proved up to width 4096", expected="<= 4096", actual=self.model.width
+                611,
+                "the exact update is proved up to width 4096",
+                expected="<= 4096",
+                actual=self.model.width,
+                todo="Lower --width.",
             )
         if self.training.microbatches < self.replicas:
             raise Misused(
@@ -207,6 +221,7 @@ class Manifest(Plain, frozen=True, array_like=True, kw_only=True):
                 "every replica needs a micro-batch",
                 expected=f"microbatches >= {self.replicas} replicas",
                 actual=self.training.microbatches,
+                todo="Raise --microbatches or lower --replicas.",
             )
         window = self.model.context + 1
         for part, size in (("training", self.data.train_bytes), ("validation", self.data.validation_bytes)):

@@ -120,7 +120,8 @@ def verify_join(
     who = f"{record.role} {record.operator}"
     if record.role == "gate":
         if record.identity not in keyholders:
-            raise Refused(209, f"{who} is no keyholder of this run")
+            todo = "Start a gate with the key of one of the keyholders that the manifest names."
+            raise Refused(209, f"{who} is no keyholder of this run", todo=todo)
         return
     if record.identity in keyholders:
         raise Refused(211, f"{who} uses a keyholder's key; a keyholder may neither hold a stage nor carry frames")

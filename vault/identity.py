@@ -7,6 +7,7 @@ process is its Ed25519 key. Secrets for others are never sealed to these keys: s
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from nacl.signing import SigningKey, VerifyKey
 from .errors import BadSignature, KeyFileRefused
 from .secret import Secret
 
-_HEADER = "interlock-key-v1"
+HEADER = "interlock-key-v1"  # what every key file begins with
+_FORM = re.compile(HEADER + r"\n# public (?P<public>[0-9a-f]{64})\n(?P<seed>[0-9a-f]{64})\n?")
 
 
 def _derive(seed: Secret, purpose: str) -> bytes:
@@ -59,12 +61,12 @@ class Identity:
         return self._curve
 
     def save(self, path: Path) -> None:
-        """Write the key file, readable by its owner only.
+        """Write the key file, readable by its owner only. It is on the disk, name and all, when this returns.
 
         Raises:
-            KeyFileRefused: the file exists; a key is never overwritten.
+            KeyFileRefused: the file exists (a key is never overwritten), or cannot be written whole: none is left then.
         """
-        text = f"{_HEADER}\n# public {self.public.hex()}\n{self._seed.reveal().hex()}\n"
+        text = f"{HEADER}\n# public {self.public.hex()}\n{self._seed.reveal().hex()}\n"
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
@@ -73,11 +75,16 @@ class Identity:
                 todo="Name another file, or remove it yourself.",
             ) from None
         except OSError as error:
-            raise KeyFileRefused(f"{path} cannot be written: {error.strerror}") from None
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+            raise _unwritten(path, error) from None
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            _synchronise(path.parent)
+        except OSError as error:
+            path.unlink()
+            raise _unwritten(path, error) from None
 
     @classmethod
     def load(cls, path: Path) -> Identity:
@@ -101,17 +108,45 @@ class Identity:
                 f"{path} cannot be read: {error.strerror}", todo="Make one with: interlock keyholder init FILE"
             ) from None
         except UnicodeDecodeError:
-            raise KeyFileRefused(f"{path} is not an interlock key file") from None
-        lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-        try:
-            if len(lines) != 2 or lines[0] != _HEADER or len(seed := bytes.fromhex(lines[1])) != 32:
-                raise ValueError
-        except ValueError:
-            raise KeyFileRefused(f"{path} is not an interlock key file: expected '{_HEADER}' and one key") from None
-        return cls(Secret(seed))
+            raise _malformed(path) from None
+        parts = _FORM.fullmatch(text)
+        if parts is None:
+            raise _malformed(path)
+        identity = cls(Secret(bytes.fromhex(parts["seed"])))
+        if identity.public.hex() != parts["public"]:
+            raise KeyFileRefused(
+                f"{path} contradicts itself: its seed gives public key {identity.public.hex()[:16]}, but it says "
+                f"{parts['public'][:16]}",
+                todo="It was changed or damaged: restore it from your copy.",
+            )
+        return identity
 
     def __repr__(self) -> str:
         return f"Identity({self.public.hex()[:12]})"
+
+
+def _synchronise(folder: Path) -> None:
+    """Make the names in a folder durable: a file that is on the disk is lost without its name."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unwritten(path: Path, error: OSError) -> KeyFileRefused:
+    return KeyFileRefused(
+        f"{path} cannot be written: {error.strerror}",
+        todo="Name a file in a folder that is there, is yours and has space.",
+    )
+
+
+def _malformed(path: Path) -> KeyFileRefused:
+    return KeyFileRefused(
+        f"{path} is not a whole interlock key file: expected the lines '{HEADER}', '# public' with 64 hex digits, "
+        "and 64 hex digits",
+        todo="It was cut short or changed: restore it from your copy.",
+    )
 
 
 def verify_key(public: bytes, *, whose: str) -> None:

@@ -24,9 +24,18 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one value a line, instead of text.")]
 
 
+def visible(text: str) -> str:
+    """Show as an escape what a terminal would obey or hide: names and reasons come from others.
+
+    >>> print(visible("a\\x1b[2Jb"))
+    a\\x1b[2Jb
+    """
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 def say(text: str) -> None:
     """Print a result."""
-    typer.echo(text)
+    typer.echo(visible(text))
 
 
 def say_json(value: Any) -> None:
@@ -36,7 +45,7 @@ def say_json(value: Any) -> None:
 
 def note(text: str) -> None:
     """Print what is not a result."""
-    typer.echo(text, err=True)
+    typer.echo(visible(text), err=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -46,8 +55,8 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit."""
+def run(arguments: Sequence[str] | None) -> NoReturn:
+    """Run one command, by default the process's own arguments, and exit."""
     from . import keyholder, runs, serve  # noqa: F401  they register their commands
 
     try:
@@ -59,8 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has gone
         sys.exit(1)
+    except MemoryError:
+        _fail("E724 there is not enough memory", "Give this process more --memory, or the model less.")
+    except ImportError as error:
+        _fail(f"E725 a library cannot be loaded: {error}", "Give more --memory; or set up again: make clean demo")
     except OSError as error:
-        _fail(f"E707 {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), "")
+        where = f": {error.filename}" if error.filename else ""
+        _fail(f"E707 {error.strerror or error}{where}", "Is the disk full? Is the folder there, and yours to write in?")
     sys.exit(0)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -10,13 +12,15 @@ from rich.live import Live
 from rich.table import Table as RichTable
 
 from ..journal import Changed, Joined
-from ..service.local import Local
+from ..service import machine
+from ..service.local import Ended, Local
 from ..service.progress import Evaluated, Trained, Void
 from ..service.report import speed
-from .app import say, say_json
+from .app import say, say_json, visible
 
 EVERY = 10  # rounds between lines where there is no terminal
 _RECENT = 10  # rounds that the speed is measured over
+_QUIET_S = 15  # an evaluation in the demo takes less
 
 
 class JsonLines:
@@ -44,6 +48,8 @@ class JsonLines:
                 say_json({"event": "void", "tick": item.tick, "number": item.number, "reason": item.reason})
             elif isinstance(item, Changed):
                 say_json({"event": "change", "tick": item.tick})
+            elif isinstance(item, Ended):
+                say_json({"event": "ended", "process": item.process, "how": item.how})
             elif isinstance(item, Joined):
                 record = item.join.record
                 say_json({"event": "joined", "role": record.role, "operator": record.operator})
@@ -53,8 +59,8 @@ class Table:
     """Keeps a table up to date on a terminal; prints a line now and then elsewhere."""
 
     def __init__(self, local: Local) -> None:
-        self._local = local
-        self._console = Console()
+        self._local, self._start = local, machine.now_s()
+        self._console = Console(markup=False, emoji=False, highlight=False)  # names in it are what others say
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -83,26 +89,54 @@ class Table:
                 say(f"tick {item.tick} is void: E{item.number} {item.reason}")
             elif isinstance(item, Changed):
                 say(f"tick {item.tick}: every stage prepared its change")
+            elif isinstance(item, Ended):
+                say(f"{item.process} {item.how}; the run goes on without it")
 
     def _table(self) -> RichTable:
+        table = RichTable(box=None, show_header=False)
+        table.add_column(min_width=len("validation"), no_wrap=True)  # a new row moves no other
+        table.add_column(overflow="fold")
+        for name, value in self._rows():
+            table.add_row(name, visible(value))
+        return table
+
+    def _rows(self) -> Iterator[tuple[str, str]]:
         local, progress = self._local, self._local.progress
-        manifest, plan = local.manifest, progress.plan
-        table = RichTable(box=None, show_header=False, title=f"run '{manifest.name}' {manifest.run.hex()[:16]}")
-        if plan is not None:
-            table.add_row("tick", f"{plan.tick} ({plan.change or plan.kind})")
-        table.add_row("round", f"{progress.round} of {manifest.training.rounds}, epoch {progress.epoch}")
+        manifest = local.manifest
+        took = timedelta(seconds=int(machine.now_s() - self._start))
+        yield "run", f"'{manifest.name}' {manifest.run.hex()[:16]}, {took} so far"
+        yield "now", self._now()
+        yield "round", f"{progress.round} of {manifest.training.rounds}, epoch {progress.epoch}{self._left()}"
         if progress.rounds:
-            table.add_row("training loss", f"{progress.rounds[-1].loss:.4f} nats a byte")
-            table.add_row("speed", f"{speed(progress, local.times, _RECENT):,.0f} bytes/s")
-        for found in progress.evaluations:
-            table.add_row("validation", f"{found.loss:.4f} nats a byte after round {found.round}")
+            rate = speed(progress, local.times, _RECENT)
+            yield "training", f"{progress.rounds[-1].loss:.4f} nats a byte, {rate:,.0f} bytes/s"
+        for found in progress.evaluations[-3:]:
+            yield "validation", f"{found.loss:.4f} nats a byte after round {found.round}"
         name = {identity: join.record.operator for identity, join in progress.joins.items()}
         for stage, group in enumerate(progress.members):
-            table.add_row(f"stage {stage}", ", ".join(name[who] for who in group))
+            yield f"stage {stage}", ", ".join(sorted(name[who] for who in group))
         for role in ("gate", "relay", *(() if progress.members else ("node",))):
-            table.add_row(f"{role}s", ", ".join(join.record.operator for join in progress.of(role)) or "none yet")
+            here = sorted(join.record.operator for join in progress.of(role))
+            yield f"{role}s", ", ".join(here) or "none yet"
+        for ended, how in local.ended.items():
+            yield "", f"{ended} {how}"
         for void in progress.voids[-3:]:
-            table.add_row("void", f"tick {void.tick}: E{void.number} {void.reason}")
-        if local.waiting:
-            table.add_row("waiting", local.waiting)
-        return table
+            yield "void", f"tick {void.tick}: E{void.number} {void.reason}"
+
+    def _now(self) -> str:
+        """What the run does."""
+        local, plan = self._local, self._local.progress.plan
+        if local.progress.ended:
+            return "ended"
+        if local.waiting or plan is None:
+            return f"waiting: {local.waiting}"
+        doing = f"tick {plan.tick}: {plan.change or plan.kind}"
+        return f"{doing}, no news for {local.quiet_s:.0f} s" if local.quiet_s > _QUIET_S else doing
+
+    def _left(self) -> str:
+        """About how long the rounds that are left will take."""
+        local, progress = self._local, self._local.progress
+        manifest = local.manifest
+        rate = speed(progress, local.times, _RECENT)
+        left = (manifest.training.rounds - progress.round) * manifest.tokens_per_round
+        return f", about {timedelta(seconds=round(left / rate))} left" if rate and left else ""

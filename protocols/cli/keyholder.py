@@ -50,7 +50,7 @@ def invite(
     from ..service.rundir import RunDir
 
     if (directory is None) == (not run):
-        raise Misused(615, "which run?", expected="a directory or --run, one of them")
+        raise Misused(615, "which run?", expected="a directory or --run, one of them", todo="Name one.")
     identity = Identity.load(key)
     if directory is not None:
         manifest = RunDir(directory).manifest()
@@ -60,13 +60,25 @@ def invite(
     elif re.fullmatch(r"[0-9a-f]{64}", run):
         run_id = bytes.fromhex(run)
     else:
-        raise Misused(615, "--run", expected="64 hex digits", actual=repr(run[:70]))
+        raise Misused(
+            615,
+            "--run",
+            expected="64 hex digits",
+            actual=repr(run[:70]),
+            todo="Copy it from the join URL, after 'run='.",
+        )
     if role == "node":
         invitation = found.invite(identity, run=run_id, role="node", label=label)
     elif role == "relay":
         invitation = found.invite(identity, run=run_id, role="relay", label=label)
     else:
-        raise Misused(615, "--role", expected="node or relay", actual=repr(role[:20]))
+        raise Misused(
+            615,
+            "--role",
+            expected="node or relay",
+            actual=repr(role[:20]),
+            todo="Gates need no invitation: the manifest names their keys.",
+        )
     found.write_invitation(output, invitation)
     if json:
         say_json({"file": str(output), "run": run_id.hex(), "role": role, "label": label})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,8 @@ from ..errors import Failed, Misused
 from ..service import machine
 from ..service.choices import Choices
 from .app import Json, app, note, say, say_json
-from .serve import Parent, settle
+from .options import flatten
+from .serve import Limits
 
 if TYPE_CHECKING:
     from ..service.rundir import RunDir
@@ -24,8 +26,10 @@ DEFAULT = Choices()
 
 
 @app.command()
+@flatten
 def new(
     directory: Annotated[Path, typer.Argument(help="Directory to make; empty or not there yet.")],
+    *,
     keyholder: Annotated[list[str] | None, typer.Option(help="NAME=PUBLICKEY of a keyholder; repeat.")] = None,
     local: Annotated[
         bool, typer.Option("--local", help="Make all keys here, the keyholders' too. For trying things out.")
@@ -35,42 +39,7 @@ def new(
         list[Path] | None,
         typer.Option(help="Text files or folders; repeat. Default: the source text of Python's standard library."),
     ] = None,
-    name: Annotated[str, typer.Option(help="What people call the run.")] = "run",
-    stages: Annotated[int, typer.Option(help="Stages that the model is cut into.")] = DEFAULT.stages,
-    replicas: Annotated[int, typer.Option(help="Nodes at each stage.")] = DEFAULT.replicas,
-    relays: Annotated[int, typer.Option(help="Relays in use.")] = DEFAULT.relays,
-    release: Annotated[int, typer.Option(help="k_e: gates that every tick needs.")] = DEFAULT.release,
-    halt: Annotated[int, typer.Option(help="k_h: keyholders that stop the run by an order.")] = DEFAULT.halt,
-    resume: Annotated[int, typer.Option(help="k_r: keyholders that a resume needs.")] = DEFAULT.resume,
-    lying: Annotated[int, typer.Option(help="f: gates that may lie; 2 k_e > n + f.")] = DEFAULT.lying,
-    width: Annotated[int, typer.Option(help="Width of the residual stream.")] = DEFAULT.width,
-    heads: Annotated[int, typer.Option(help="Attention heads.")] = DEFAULT.heads,
-    layers_per_stage: Annotated[int, typer.Option(help="Layers in each stage.")] = DEFAULT.layers_per_stage,
-    hidden: Annotated[int, typer.Option(help="Inner width of the MLPs.")] = DEFAULT.hidden,
-    mlp: Annotated[str, typer.Option(help="relu2 or swiglu.")] = DEFAULT.mlp,
-    context: Annotated[int, typer.Option(help="Bytes in a window.")] = DEFAULT.context,
-    rounds: Annotated[int, typer.Option(help="Optimizer steps.")] = DEFAULT.rounds,
-    epoch_rounds: Annotated[int, typer.Option(help="Rounds between turns of the bases.")] = DEFAULT.epoch_rounds,
-    microbatches: Annotated[int, typer.Option(help="Micro-batches in a round.")] = DEFAULT.microbatches,
-    rows: Annotated[int, typer.Option(help="Windows in a micro-batch.")] = DEFAULT.rows,
-    rate: Annotated[float, typer.Option(help="Learning rate.")] = DEFAULT.rate,
-    warmup: Annotated[int, typer.Option(help="Rounds over which the rate rises.")] = DEFAULT.warmup,
-    decay: Annotated[int, typer.Option(help="Last rounds over which it falls to zero.")] = DEFAULT.decay,
-    evaluate_every: Annotated[
-        int, typer.Option(help="Rounds between evaluations; 0: only before the first and after the last.")
-    ] = DEFAULT.evaluate_every,
-    validation_bytes: Annotated[
-        int, typer.Option(help="Text to hold out, in whole files.", min=1)
-    ] = DEFAULT.validation_bytes,
-    frame_width: Annotated[int, typer.Option(help="Bits of a masked number: 16, 24 or 32.")] = DEFAULT.frame_width,
-    frame_fraction: Annotated[int, typer.Option(help="Of these, bits after the point.")] = DEFAULT.frame_fraction,
-    gradient_exponent: Annotated[
-        int | None,
-        typer.Option(help="Exponent of gradient frames in the first round. Default: -ceil(log2 tokens) - 4."),
-    ] = None,
-    open_admission: Annotated[
-        bool, typer.Option("--open", help="Let anyone join without an invitation. Binds only the honest.")
-    ] = False,
+    choices: Choices,
     json: Json = False,
 ) -> None:
     """Found a run: corpus, manifest and the coordinator's key in a new directory.
@@ -81,43 +50,9 @@ def new(
 
     if local and keyholder:
         raise Misused(614, "--local makes the keyholders' keys itself", todo="Leave out --keyholder, or --local.")
-    if mlp not in ("relu2", "swiglu"):
-        raise Misused(611, "--mlp", expected="relu2 or swiglu", actual=repr(mlp[:20]))
-    if frame_width not in (16, 24, 32):
-        raise Misused(611, "--frame-width", expected="16, 24 or 32", actual=frame_width)
-    choices = Choices(
-        name=name,
-        stages=stages,
-        replicas=replicas,
-        relays=relays,
-        keyholders=tuple(parse_keyholder(text) for text in keyholder or ()),
-        local=keyholders if local else 0,
-        release=release,
-        halt=halt,
-        resume=resume,
-        lying=lying,
-        width=width,
-        heads=heads,
-        layers_per_stage=layers_per_stage,
-        hidden=hidden,
-        mlp="relu2" if mlp == "relu2" else "swiglu",
-        context=context,
-        rounds=rounds,
-        epoch_rounds=epoch_rounds,
-        microbatches=microbatches,
-        rows=rows,
-        rate=rate,
-        warmup=warmup,
-        decay=decay,
-        evaluate_every=evaluate_every,
-        validation_bytes=validation_bytes,
-        frame_width=16 if frame_width == 16 else 24 if frame_width == 24 else 32,
-        frame_fraction=frame_fraction,
-        gradient_exponent=gradient_exponent,
-        admission="open" if open_admission else "invited",
-        data=tuple(data or ()),
-    )
-    _found(directory, choices, json=json)
+    named = tuple(parse_keyholder(text) for text in keyholder or ())
+    told = replace(choices, keyholders=named, local=keyholders if local else 0, data=tuple(data or ()))
+    _found(directory, told, json=json)
 
 
 def _found(directory: Path, choices: Choices, *, json: bool) -> RunDir:
@@ -126,17 +61,19 @@ def _found(directory: Path, choices: Choices, *, json: bool) -> RunDir:
 
     run, manifest, skipped = found(directory, choices)
     if choices.local:
-        note("warning: this machine holds all keys, the keyholders' too: good for trying things out, no protection.")
+        note("warning: this machine holds all keys: good for trying things out, no protection")
     if manifest.admission == "open":
-        note("warning: anyone may join; that an operator holds one stage only then binds only the honest.")
+        note("warning: anyone may join: that an operator holds one stage binds only the honest")
     if json:
         say_json({"directory": str(directory), "run": manifest.run.hex(), "manifest": readable(manifest)})
         return run
-    say(f"run '{manifest.name}' in {directory}, id {manifest.run.hex()}")
+    say(f"run '{manifest.name}' in {directory}")
+    say(f"  id {manifest.run.hex()}")
     weights = sum(t.rows * t.columns for s in range(manifest.stages) for t in manifest.shape(s).tensors())
     say(f"  {weights:,} weights in {manifest.stages} stages of {manifest.replicas} nodes, {manifest.relays} relays")
-    left_out = f"; {skipped} files are not text and were left out" if skipped else ""
-    say(f"  {manifest.data.train_bytes:,} bytes to train on, {manifest.data.validation_bytes:,} held out{left_out}")
+    say(f"  {manifest.data.train_bytes:,} bytes to train on, {manifest.data.validation_bytes:,} held out")
+    if skipped:
+        say(f"  left out, because empty or not text: {skipped} files")
     training = manifest.training
     say(f"  {training.rounds} rounds of {manifest.tokens_per_round:,} bytes, bases turn every {training.epoch_rounds}")
     for line in manifest.committee.meaning():
@@ -177,14 +114,10 @@ def status(directory: Directory, json: Json = False) -> None:
 
 
 @app.command()
-def plain(
-    directory: Directory,
-    json: Json = False,
-    threads: Annotated[int, typer.Option(help="Threads of this process.")] = 1,
-    parent: Parent = None,
-) -> None:
+@flatten
+def plain(directory: Directory, limits: Limits, json: Json = False) -> None:
     """Train a run's model again in one plain process, to compare. Only for runs whose nodes disclosed their seeds."""
-    settle(threads, None, parent)
+    limits.settle()
     from ..service import plain
     from ..service.rundir import RunDir
 
@@ -226,10 +159,8 @@ def demo(
     machine.set_threads(1)
     _clear(directory)
     tell = note if json else say
-    if no_plain:
-        tell("demo: one machine holds all keys, so nothing is protected from it.")
-    else:
-        tell("demo: this process alone will know all stages' seeds, because it trains a plain copy to compare.")
+    if not no_plain:
+        tell("demo: this process will know every stage's seed, to train a plain copy")
     run = _found(directory, Choices(name="demo", local=3, rounds=rounds, decay=rounds // 2), json=json)
     _follow(run, json=json, disclose=not no_plain, threads=1)
     if not no_plain:
@@ -316,6 +247,10 @@ def _verify(directory: Path, *, json: bool) -> None:
         for line in found:
             say(line)
     if found:
-        raise Failed(713, f"{len(found)} contradictions in {directory}")
+        raise Failed(
+            713,
+            f"contradictions in {directory}: {len(found)}",
+            todo="What the first one names was changed, or did wrong.",
+        )
     if not json:
         say(f"{directory}: journal, events and report agree")

@@ -31,11 +31,13 @@ DOOR_SENDERS = 256  # unknown peers whose last sequence number is remembered
 class Refusal(fx.Event, frozen=True, tag=True, kw_only=True):
     """An input was dropped, or a message could not be sent.
 
-    peer: whose, if known. times: how many of this number since the last one announced, this one included.
+    what: with what was expected and what came. todo: what a reader can do. peer: whose, if known. times: how many of
+    this number since the last one announced, this one included.
     """
 
     number: int
     what: str
+    todo: str
     peer: bytes | None
     times: int = 1
 
@@ -344,7 +346,7 @@ class Runner:
             began, announced = now, 0
         if announced < REFUSALS_A_WINDOW:
             self._windows[error.number] = (began, announced + 1, 0)
-            event = Refusal(number=error.number, what=error.what, peer=peer, times=held + 1)
+            event = Refusal(number=error.number, what=error.text, todo=error.todo, peer=peer, times=held + 1)
             try:
                 self._observe(event)
             except Exception as failure:
@@ -362,6 +364,8 @@ class Runner:
             f"internal error: {type(error).__name__}: {error}",
             todo="This is a fault of the program: report it with its log.",
         )
+        if isinstance(error, MemoryError):
+            failure = Failed(724, "there is not enough memory", todo="Give this process more, or the model less.")
         failure.__cause__ = error
         self._stop(failure)
 

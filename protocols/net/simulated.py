@@ -205,7 +205,7 @@ class SimulatedTransport:
         """Queue one message.
 
         Raises:
-            NotSent: E208 or E209.
+            NotSent: E208 or E213.
         """
         target = self.server(to) if to in self.servers else self._network.client_of(self, to)
         if self._closed or (target is None and to not in self.servers):

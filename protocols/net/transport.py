@@ -21,7 +21,7 @@ QUEUE_BYTES = 256 << 20  # for each peer
 
 
 class NotSent(InterlockError):
-    """A message was not sent: E208, the peer is unknown or not connected; E209, its queue is full."""
+    """A message was not sent: E208, the peer is unknown or not connected; E213, its queue is full."""
 
 
 class Arrival(NamedTuple):
@@ -61,7 +61,7 @@ class Transport(Protocol):
         """Queue one message.
 
         Raises:
-            NotSent: E208 or E209.
+            NotSent: E208 or E213.
         """
 
     async def receive(self) -> Arrival:
@@ -77,11 +77,10 @@ def not_connected(to: bytes) -> NotSent:
 
 
 def queue_full(to: bytes, queued_bytes: int, bound_bytes: int) -> NotSent:
-    """E209 for one peer."""
+    """E213 for one peer."""
     return NotSent(
-        209,
+        213,
         f"queue to {to.hex()[:12]} is full",
         expected=f"at most {bound_bytes} bytes",
         actual=f"{queued_bytes} bytes",
-        todo="The peer reads too slowly or its network is too slow.",
     )

@@ -427,7 +427,7 @@ class ZeroMQTransport:
         """Queue one message.
 
         Raises:
-            NotSent: E208 or E209.
+            NotSent: E208 or E213.
         """
         line: _Line | None = self._clients.get(to)
         if line is None and self._server is not None and self._server.prefix(to) is not None:

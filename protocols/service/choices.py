@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from ..manifest import Keyholder
+from typing import Annotated, Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """What a person chooses about a run; everything else follows. Sizes as in the manifest."""
+    """What a person chooses about a run; everything else follows. Sizes as in the manifest.
 
-    name: str = "run"
-    stages: int = 3
-    replicas: int = 2
-    relays: int = 2
-    keyholders: tuple[Keyholder, ...] = ()
+    Each field with a text is an option of `interlock new`. Bounds are the manifest's (`found.found`).
+    """
+
+    name: Annotated[str, "What people call the run."] = "run"
+    stages: Annotated[int, "Stages that the model is cut into."] = 3
+    replicas: Annotated[int, "Nodes at each stage."] = 2
+    relays: Annotated[int, "Relays in use."] = 2
+    keyholders: tuple[tuple[str, bytes], ...] = ()  # name and public key
     local: int = 0  # so many keyholders whose keys are made here
-    release: int = 2
-    halt: int = 2
-    resume: int = 3
-    lying: int = 0
-    width: int = 128
-    heads: int = 2
-    layers_per_stage: int = 2
-    hidden: int = 512
-    mlp: Literal["relu2", "swiglu"] = "relu2"
-    context: int = 128
-    rounds: int = 80
-    epoch_rounds: int = 20
-    microbatches: int = 4
-    rows: int = 4
-    rate: float = 0.04
-    warmup: int = 0
-    decay: int = 40
-    evaluate_every: int = 0
-    validation_bytes: int = 200_000
-    frame_width: Literal[16, 24, 32] = 24
-    frame_fraction: int = 12
-    gradient_exponent: int | None = None
-    admission: Literal["invited", "open"] = "invited"
-    data: tuple[Path, ...] = field(default=())
+    release: Annotated[int, "k_e: gates that every tick needs."] = 2
+    halt: Annotated[int, "k_h: keyholders that stop the run by an order."] = 2
+    resume: Annotated[int, "k_r: keyholders that a resume needs."] = 3
+    lying: Annotated[int, "f: gates that may lie; 2 k_e > n + f."] = 0
+    width: Annotated[int, "Width of the residual stream."] = 128
+    heads: Annotated[int, "Attention heads."] = 2
+    layers_per_stage: Annotated[int, "Layers in each stage."] = 2
+    hidden: Annotated[int, "Inner width of the MLPs."] = 512
+    mlp: Annotated[Literal["relu2", "swiglu"], "relu2 or swiglu."] = "relu2"
+    context: Annotated[int, "Bytes in a window."] = 128
+    rounds: Annotated[int, "Optimizer steps."] = 80
+    epoch_rounds: Annotated[int, "Rounds between turns of the bases."] = 20
+    microbatches: Annotated[int, "Micro-batches in a round."] = 4
+    rows: Annotated[int, "Windows in a micro-batch."] = 4
+    rate: Annotated[float, "Learning rate."] = 0.04
+    warmup: Annotated[int, "Rounds over which the rate rises."] = 0
+    decay: Annotated[int, "Last rounds over which it falls to zero."] = 40
+    evaluate_every: Annotated[int, "Rounds between evaluations; 0: only before the first and after the last."] = 0
+    validation_bytes: Annotated[int, "Text to hold out, in whole files."] = 200_000
+    frame_width: Annotated[Literal[16, 24, 32], "Bits of a masked number: 16, 24 or 32."] = 24
+    frame_fraction: Annotated[int, "Of these, bits after the point."] = 12
+    gradient_exponent: Annotated[
+        int | None, "Exponent of gradient frames in the first round. Default: -ceil(log2 tokens) - 4."
+    ] = None
+    admission: Annotated[
+        Literal["invited", "open"], "invited, or open: anyone may join, which binds only the honest to one stage."
+    ] = "invited"
+    data: tuple[Path, ...] = ()

@@ -34,6 +34,7 @@ def serve(run: RunDir, *, bind: str, advertise: str, patience_s: float, told: Ca
             f"{run.key('coordinator')} is not the key of this run's coordinator",
             expected=manifest.coordinator.hex()[:16],
             actual=identity.public.hex()[:16],
+            todo="Restore the key that 'interlock new' made: no other can coordinate this run.",
         )
     text, index = run.corpus(manifest)
     role = Coordinator(

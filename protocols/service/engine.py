@@ -64,7 +64,7 @@ class Engine:
         """Do one job.
 
         Raises:
-            Refused: E40x arithmetic, E305 and E306 bytes that do not fit their header, E50x a change.
+            Refused: E40x arithmetic, E305 and E306 bytes that do not fit their header, E50x a change. MemoryError.
         """
         try:
             match job:
@@ -89,6 +89,10 @@ class Engine:
             raise Refused(404, str(error)) from error
         except VaultError as error:
             raise Refused(405, error.what) from error
+        except RuntimeError as error:
+            if "memory" in str(error):  # as torch says it, for every device
+                raise MemoryError from error
+            raise
         raise TypeError(f"no such job: {type(job).__name__}")
 
     # -- passes -------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from ..effects import Event
+from ..errors import Failed
 from ..manifest import readable
 
 _encode = msgspec.json.Encoder().encode
@@ -32,10 +33,19 @@ class EventFile:
         self._said = ""
 
     def __call__(self, event: Event) -> None:
-        """Write one event."""
+        """Write one event.
+
+        Raises:
+            Failed: E707, the disk does not take it.
+        """
         name = type(event).__name__
         fields = readable(event)
-        self._file.write(_encode({"time": time.time(), "event": name, **fields}).decode() + "\n")
+        try:
+            self._file.write(_encode({"time": time.time(), "event": name, **fields}).decode() + "\n")
+        except OSError as error:
+            raise Failed(
+                707, f"{self._file.name} cannot be written: {error.strerror}", todo="Is the disk full?"
+            ) from None
         if name in _NOTABLE and (said := f"{name}: {fields}") != self._said:
             self._said = said  # a process that waits says so every second
             _log.info("%s", said)
@@ -53,7 +63,11 @@ class EventTail:
         self._at = 0
 
     def news(self) -> list[dict[str, Any]]:
-        """The whole lines since the last call."""
+        """The whole lines since the last call.
+
+        Raises:
+            Failed: E722, a line is no JSON object.
+        """
         try:
             with self._path.open("rb") as file:
                 file.seek(self._at)
@@ -62,7 +76,10 @@ class EventTail:
             return []
         whole, newline, _ = data.rpartition(b"\n")
         self._at += len(whole) + len(newline)
-        return [_decode(line) for line in whole.split(b"\n") if line]
+        try:
+            return [_decode(line) for line in whole.split(b"\n") if line]
+        except msgspec.DecodeError as error:
+            raise Failed(722, f"{self._path} is damaged: {error}", todo="Restore it, or do without it.") from None
 
 
 def read_events(folder: Path) -> Iterator[dict[str, Any]]:
@@ -77,6 +94,7 @@ def log_to(folder: Path) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+    logging.raiseExceptions = False  # a full disk costs lines of the log, not its reader tracebacks
 
 
 def log_end(folder: Path, lines: int = 5) -> list[str]:

@@ -12,6 +12,8 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from interlock.vault.identity import HEADER
+
 from ..corpus import SIZE_BYTES_MAX, Document, documents, is_text, too_large
 from ..errors import Misused
 
@@ -34,7 +36,8 @@ def collect(paths: Sequence[Path]) -> Collected:
     copy of the folder elsewhere is split in the same way. Links to folders are not followed.
 
     Raises:
-        Misused: E603, a line of a .jsonl file is no document; E606, more than 64 MiB; E607, a path cannot be read.
+        Misused: E603, a line of a .jsonl file is no document; E606, more than 64 MiB; E607, a path cannot be read;
+            E608, a file is a key.
     """
     return _read((name, path) for given in paths for name, path in _named(given))
 
@@ -54,10 +57,10 @@ def _named(given: Path) -> Iterator[tuple[str, Path]]:
     if given.is_dir():
         folder = given.resolve().name
         yield from ((f"{folder}/{name}", path) for name, path in _below(given, ()))
-    elif given.exists():
+    elif given.is_file():
         yield given.name, given
     else:
-        raise _unreadable(given, "there is none")
+        raise _unreadable(given, "it is neither a file nor a folder" if given.exists() else "there is none")
 
 
 def _below(root: Path, excluded: Container[str]) -> Iterator[tuple[str, Path]]:
@@ -79,6 +82,13 @@ def _read(files: Iterator[tuple[str, Path]]) -> Collected:
                 data = file.read(left + 1)
         except OSError as error:
             raise _unreadable(path, error.strerror) from None
+        if data.startswith(HEADER.encode()):
+            raise Misused(
+                608,
+                f"{path} is a key file",
+                expected="text that all nodes of the run may read",
+                todo="Name folders without keys: --data PATH; make a new key if this one has been shown.",
+            )
         if len(data) > left and is_text(data, cut=True):
             raise too_large(SIZE_BYTES_MAX - left + len(data))
         new = documents(name, data)

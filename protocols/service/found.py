@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from interlock.vault import Identity
 
@@ -30,10 +30,11 @@ def found(path: Path, choices: Choices) -> tuple[RunDir, Manifest, int]:
     """Make a run's directory; also tell how many files were passed over because they are not text.
 
     Raises:
-        Misused: E60x the corpus, E61x the manifest, E706 the directory. Nothing is left behind then.
+        Misused: E60x the corpus, E61x the manifest, E706 the directory. Failed: E707, it cannot be written. Nothing
+            is left behind then.
     """
     keys = {"coordinator": Identity.generate()}
-    keyholders = list(choices.keyholders)
+    keyholders = [Keyholder(name=name, key=key) for name, key in choices.keyholders]
     for name in LOCAL_KEYHOLDERS[: choices.local]:
         keys[f"keyholder-{name}"] = identity = Identity.generate()
         keyholders.append(Keyholder(name=name, key=identity.public))
@@ -41,18 +42,19 @@ def found(path: Path, choices: Choices) -> tuple[RunDir, Manifest, int]:
         members = [f"node-{n}" for n in range(choices.stages * choices.replicas)]
         members += [f"relay-{n}" for n in range(choices.relays)]
         keys |= {name: Identity.generate() for name in members}
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise _taken(path)
+    rundir.verify_free(path)
     collected = files.collect(choices.data) if choices.data else files.standard_library()
+    if not collected.documents:
+        raise Misused(
+            601,
+            f"there is no text in {', '.join(map(str, choices.data))}",
+            expected="files of UTF-8 text without zero bytes",
+            actual=f"{collected.skipped} files, empty or of something else",
+            todo="Name files or folders with text: --data PATH",
+        )
     text = corpus.split(collected.documents, validation_bytes=choices.validation_bytes)
     manifest = _manifest(choices, keys["coordinator"].public, tuple(keyholders), text)
-    run = rundir.create(path)
-    rundir.fill(run, manifest, text, keys)
-    return run, manifest, collected.skipped
-
-
-def _taken(path: Path) -> Misused:
-    return Misused(706, f"{path} exists and is not empty", todo="Name another directory, or remove it yourself.")
+    return rundir.create(path, manifest, text, keys), manifest, collected.skipped
 
 
 def _manifest(choices: Choices, coordinator: bytes, keyholders: tuple[Keyholder, ...], text: corpus.Corpus) -> Manifest:
@@ -110,20 +112,41 @@ def _manifest(choices: Choices, coordinator: bytes, keyholders: tuple[Keyholder,
     try:
         manifest = read_manifest(encode(made))  # constructors check no bounds, decoding does
     except Refused as error:
-        raise Misused(611, f"impossible sizes: {error.what}") from None
+        raise _impossible(made, error.what) from None
+    except OverflowError:
+        raise Misused(611, "a number is too large", expected="at most 64 bits", todo="Choose a smaller one.") from None
     if (size := limits(manifest).part_bytes) > PART_BYTES_MAX:
         raise Misused(
             611,
             "a stage's gradient sum is too large for one message",
             expected=f"at most {PART_BYTES_MAX} bytes",
             actual=size,
-            todo="Use more stages with fewer layers each.",
+            todo="Choose fewer --layers-per-stage in more --stages, or a smaller --width or --hidden.",
         )
     return manifest
 
 
-def parse_keyholder(text: str) -> Keyholder:
-    """Read NAME=PUBLICKEY.
+def _impossible(made: Manifest, what: str) -> Misused:
+    """Say which option is out of bounds; decoding said "malformed manifest: Expected `int` >= 2 - at `$[6]`"."""
+    match = re.fullmatch(r"malformed manifest: (.*) - at `\$((?:\[\d+\])+)`", what)
+    if match is None:
+        return Misused(611, f"impossible manifest: {what}", todo="See: interlock new --help")
+    name = ""
+    parent: Any = made
+    value: Any = made
+    for at in map(int, re.findall(r"\d+", match[2])):
+        name, parent = value.__struct_fields__[at], value
+        value = getattr(value, name)
+    kind = get_type_hints(type(parent))[name]
+    bound = match[1].removeprefix("Expected ").replace("`", "")
+    if get_origin(kind) is Literal:
+        bound = " or ".join(str(possible) for possible in get_args(kind))
+    option = f"--{name.replace('_', '-')}"
+    return Misused(611, option, expected=bound, actual=value, todo=f"Choose another {option}.")
+
+
+def parse_keyholder(text: str) -> tuple[str, bytes]:
+    """Read NAME=PUBLICKEY: the name and the public key.
 
     Raises:
         Misused: E614.
@@ -137,7 +160,7 @@ def parse_keyholder(text: str) -> Keyholder:
             actual=repr(text[:80]),
             todo="'interlock keyholder init FILE' prints the public key.",
         )
-    return Keyholder(name=name, key=bytes.fromhex(key))
+    return name, bytes.fromhex(key)
 
 
 def invite(keyholder: Identity, *, run: bytes, role: Literal["node", "relay"], label: str) -> Invitation:
@@ -147,7 +170,7 @@ def invite(keyholder: Identity, *, run: bytes, role: Literal["node", "relay"], l
         Misused: E615, the label cannot name anybody.
     """
     if not 1 <= len(label) <= 80:
-        raise Misused(615, "--label", expected="1 to 80 characters", actual=len(label))
+        raise Misused(615, "--label", expected="1 to 80 characters", actual=len(label), todo="Give a short name.")
     return make_invitation(keyholder, run=run, role=role, label=label, nonce=os.urandom(16))
 
 

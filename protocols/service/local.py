@@ -1,7 +1,7 @@
 """All processes of a run on this machine, as children of this one.
 
 No child outlives this process: each asks the system to be ended with its parent. A child that ends on its own ends
-the run, with its name and the last lines of its log.
+the run, with its name and the last lines of its log; but gates may go while enough of them are left to release ticks.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -34,6 +35,14 @@ LEAVE_S = 15.0  # for everyone to leave before they are killed
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A gate that the run goes on without, and how it ended."""
+
+    process: str
+    how: str
+
+
 class Local:
     """A run under way on this machine.
 
@@ -48,8 +57,11 @@ class Local:
         self.run, self.manifest = run, run.manifest()
         self.progress = Progress(self.manifest)
         self.times: dict[int, float] = {}  # row number -> unix seconds
-        self.waiting = "for the coordinator"
+        self.waiting = "the coordinator"
         self._disclose, self._threads = disclose, threads
+        self.stopping = False
+        self.ended: dict[str, str] = {}  # gates that the run goes on without, and how each ended
+        self._news: list[object] = []
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._journal: JournalFile | None = None
         self._tail = EventTail(run.folder("coordinator"))
@@ -62,7 +74,7 @@ class Local:
         self._keyholders = _keyholders(run, self.manifest)
 
     def start(self) -> None:
-        """Start every process.
+        """Start every process; leave off when `stopping` is set.
 
         Raises:
             Failed: E708, one ended at once.
@@ -72,9 +84,15 @@ class Local:
         self._spawn("coordinator", ["coordinator", str(run.path)])
         end = time.monotonic() + BEGIN_S
         while not run.url.exists():
+            if self.stopping:
+                return
             self.check()
             if time.monotonic() > end:
-                raise Failed(708, f"the coordinator did not listen within {BEGIN_S:.0f} s")
+                raise Failed(
+                    708,
+                    f"the coordinator did not listen within {BEGIN_S:.0f} s",
+                    todo=f"Is this machine overloaded? Its log is {run.folder('coordinator') / 'log.txt'}",
+                )
             time.sleep(POLL_S / 4)
         for name in self._keyholders:
             self._join(f"gate-{name}", "gate", run.key(f"keyholder-{name}"), [], operator=name)
@@ -87,25 +105,34 @@ class Local:
             self._invited(name, "node", inviter, disclose)
 
     def check(self) -> None:
-        """See that everyone is still there.
+        """See that everyone is still there who is needed.
 
         Raises:
             Failed: E708, naming who ended, with the last lines of its log.
         """
         for name, child in self._children.items():
-            if child.poll() is not None:
-                said = "\n".join(f"  | {line}" for line in log_end(self.run.folder(name)))
-                raise Failed(
-                    708,
-                    f"{name} ended with status {child.returncode}; the end of its log:\n{said}",
-                    todo=f"Its whole log is {self.run.folder(name) / 'log.txt'}; everything else was stopped.",
-                )
+            if name in self.ended or child.poll() is None:
+                continue
+            how = _how(child.returncode)
+            if name.startswith("gate-") and self._gates_left() >= self.manifest.committee.release:
+                self.ended[name] = how
+                self._news.append(Ended(name, how))
+                continue
+            raise Failed(
+                708,
+                f"{name} {how}; the end of its log:\n{_quoted(log_end(self.run.folder(name)))}",
+                todo=f"Its whole log is {self.run.folder(name) / 'log.txt'}; everything else was stopped.",
+            )
+
+    def _gates_left(self) -> int:
+        return sum(name.startswith("gate-") and child.poll() is None for name, child in self._children.items())
 
     def news(self) -> list[object]:
-        """What the journal has since the last call (`Progress.follow`)."""
+        """What is new since the last call: `Ended`, and what the journal has (`Progress.follow`)."""
+        news, self._news = self._news, []
         if self._journal is None:
             if not self.run.journal.exists():
-                return []
+                return news
             self._journal = JournalFile(self.run.journal)
         for event in self._tail.news():
             if event["event"] == "Wrote":
@@ -113,7 +140,12 @@ class Local:
                 self.waiting = ""
             elif event["event"] == "Waiting":
                 self.waiting = event["what"]
-        return self.progress.follow(self._journal.news())
+        return news + self.progress.follow(self._journal.news())
+
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since the journal last grew."""
+        return time.time() - max(self.times.values(), default=time.time())
 
     def stop(self) -> None:
         """Ask everyone to leave, nodes first; kill whoever has not after a while."""
@@ -127,6 +159,7 @@ class Local:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+        self.run.url.unlink(missing_ok=True)  # a coordinator that was killed has not removed it
 
     def kill(self) -> None:
         """End everyone at once."""
@@ -165,6 +198,8 @@ class Local:
 def follow(local: Local, told: Callable[[list[object]], None]) -> bool:
     """Start a run and follow it to its end; whatever happens, every process is stopped.
 
+    The first SIGINT or SIGTERM ends the run cleanly, the second at once.
+
     Args:
         told: called a few times a second with what is new.
 
@@ -174,10 +209,10 @@ def follow(local: Local, told: Callable[[list[object]], None]) -> bool:
     Raises:
         Failed: E708.
     """
-    with _signals(local) as interrupted:
+    with _signals(local):
         try:
             local.start()
-            while not interrupted():
+            while not local.stopping:
                 told(local.news())
                 if local.progress.ended:
                     return True
@@ -189,20 +224,16 @@ def follow(local: Local, told: Callable[[list[object]], None]) -> bool:
 
 
 @contextmanager
-def _signals(local: Local) -> Iterator[Callable[[], bool]]:
-    """The first SIGINT or SIGTERM asks to leave, the second kills."""
-    count = 0
-
+def _signals(local: Local) -> Iterator[None]:
     def heard(number: int, frame: FrameType | None) -> None:
-        nonlocal count
-        count += 1
-        if count > 1:
+        if local.stopping:
             local.kill()
-            os._exit(128 + number)
+            sys.exit(128 + number)
+        local.stopping = True
 
     old = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: count > 0
+        yield
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
@@ -237,5 +268,24 @@ def run_child(arguments: list[str], log: Path) -> None:
             child.kill()
             child.wait()
     if status:
-        said = "\n".join(f"  | {line}" for line in log.read_text(errors="replace").splitlines()[-5:])
-        raise Failed(708, f"'interlock {arguments[0]}' ended with status {status}:\n{said}")
+        said = _quoted(log.read_text(errors="replace").splitlines()[-5:])
+        raise Failed(
+            708,
+            f"'interlock {arguments[0]}' {_how(status)}; the end of what it said:\n{said}",
+            todo=f"All of it: {log}",
+        )
+
+
+def _how(status: int) -> str:
+    """How a process ended.
+
+    >>> _how(-9), _how(1)
+    ('was killed by signal 9 (Killed)', 'ended with status 1')
+    """
+    return (
+        f"was killed by signal {-status} ({signal.strsignal(-status)})" if status < 0 else f"ended with status {status}"
+    )
+
+
+def _quoted(lines: list[str]) -> str:
+    return "\n".join(f"  | {line}" for line in lines)

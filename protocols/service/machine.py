@@ -23,7 +23,7 @@ def set_threads(count: int) -> None:
         Misused: E720, fewer than one.
     """
     if count < 1:
-        raise Misused(720, "--threads", expected="1 or more", actual=count)
+        raise Misused(720, "--threads", expected="1 or more", actual=count, todo="Leave it out for 1.")
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(count)
 
@@ -37,11 +37,15 @@ def limit_memory(gib: float) -> None:
         Misused: E720, not positive, or more than the system lets this process have.
     """
     if gib <= 0:
-        raise Misused(720, "--memory", expected="a positive number of GiB", actual=gib)
+        raise Misused(
+            720, "--memory", expected="a positive number of GiB", actual=gib, todo="Leave it out for no bound."
+        )
     try:
         resource.setrlimit(resource.RLIMIT_AS, (int(gib * 2**30),) * 2)
     except (ValueError, OSError) as error:
-        raise Misused(720, f"the memory limit of {gib} GiB cannot be set: {error}") from None
+        raise Misused(
+            720, f"the memory limit of {gib} GiB cannot be set: {error}", todo="Name less than 'ulimit -v' allows."
+        ) from None
 
 
 def forbid_core_dumps() -> None:
@@ -58,7 +62,7 @@ def die_with(parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before we asked
-        raise Failed(721, "the process that started this one is gone")
+        raise Failed(721, "the process that started this one is gone", todo="Start the whole run again.")
 
 
 def now_s() -> float:

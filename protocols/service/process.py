@@ -7,6 +7,7 @@ A process asks to join over the transport that its role then uses, so whatever t
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import signal
@@ -56,12 +57,23 @@ class Process:
     """Runs `main` on an event loop; SIGTERM and SIGINT end it cleanly, a second one at once.
 
     Args:
-        folder: made if missing; gets `log.txt`, `events.jsonl` and `store.sqlite`.
+        folder: made if missing; gets `log.txt`, `events.jsonl` and `store.sqlite`. One process at a time works in it.
+
+    Raises:
+        Misused: E709, another one does.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._lock = os.open(folder, os.O_RDONLY)  # the system lets go of it with this process, however it ends
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise Misused(
+                709, f"another process works in {folder}", todo="Stop that one first, or name another folder."
+            ) from None
         self._task: asyncio.Task[None] | None = None
         self._leave: Callable[[], None] | None = None
         self._signals = 0
@@ -86,13 +98,14 @@ class Process:
     async def _main(self, main: Callable[[Process], Coroutine[Any, Any, None]]) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled)
+            loop.add_signal_handler(number, self._signalled, number)
         self._task = loop.create_task(main(self))
         await asyncio.wait([self._task])
         if not self._task.cancelled():
             self._task.result()
 
-    def _signalled(self) -> None:
+    def _signalled(self, number: signal.Signals) -> None:
+        _log.info("stopped by %s", number.name)
         self._signals += 1
         if self._signals > 1:
             os._exit(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ..errors import Refused
 from ..journal import Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided
 from ..manifest import Manifest
 from ..members import Join
@@ -80,7 +81,11 @@ class Progress:
         return [join for join in self.joins.values() if join.record.role == role]
 
     def follow(self, rows: Iterable[Row]) -> list[object]:
-        """Take in rows; give what is worth telling: `Trained`, `Evaluated`, `Void`, `Changed`, `Joined`."""
+        """Take in rows; give what is worth telling: `Trained`, `Evaluated`, `Void`, `Changed`, `Joined`.
+
+        Raises:
+            Refused: E317, the rows are no run's.
+        """
         news: list[object] = []
         for row in rows:
             self.rows = row.number + 1
@@ -99,7 +104,8 @@ class Progress:
             self.row_of[body.plan.tick] = [row.number]
             return None
         plan = self.plan
-        assert plan is not None, "the gates let no other row come before a plan"
+        if plan is None:
+            raise Refused(317, f"a row '{type(body).__name__}' before the first plan")
         self.row_of[plan.tick].append(row.number)
         if isinstance(body, Opened):
             self.opening, self.is_open = Opening(plan=plan, releases=body.releases), True

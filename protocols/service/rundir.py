@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +23,10 @@ from interlock.vault import Identity
 
 from ..canonical import encode
 from ..corpus import Corpus, Index, index, verify_index
-from ..errors import Misused
+from ..errors import Failed, Misused
 from ..manifest import Manifest, read_manifest, readable
+
+DISK = "Is the disk full? Is the folder there, and yours to write in?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,11 @@ class RunDir:
         try:
             whole = (self.path / "corpus").read_bytes()
         except OSError as error:
-            raise Misused(705, f"the corpus of {self.path} cannot be read: {error.strerror}") from None
+            raise Misused(
+                705,
+                f"the corpus of {self.path} cannot be read: {error.strerror}",
+                todo="Restore the file 'corpus' that 'interlock new' made, or found another run.",
+            ) from None
         size = manifest.data.train_bytes
         corpus = Corpus(whole[:size], whole[size:])
         found = index(corpus)
@@ -102,37 +109,69 @@ class RunDir:
         return corpus, found
 
 
-def create(path: Path) -> RunDir:
-    """Make an empty run directory.
+def verify_free(path: Path) -> None:
+    """Check that a run's directory can be made.
 
     Raises:
         Misused: E706, something is there.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
         raise Misused(706, f"{path} exists and is not empty", todo="Name another directory, or remove it yourself.")
-    (path / "keys").mkdir(parents=True, mode=0o700)
-    return RunDir(path)
 
 
-def fill(run: RunDir, manifest: Manifest, corpus: Corpus, keys: dict[str, Identity]) -> None:
-    """Write everything that a run begins with; keys by name."""
-    for name, identity in keys.items():
-        identity.save(run.key(name))
-    (run.path / "corpus").write_bytes(corpus.train + corpus.validation)
-    save_manifest(run.path, manifest)
+def create(path: Path, manifest: Manifest, corpus: Corpus, keys: dict[str, Identity]) -> RunDir:
+    """Make a run's directory with everything that it begins with; keys by name.
+
+    Raises:
+        Misused: E706, something is there. Failed: E707, it cannot be written; nothing is left behind then.
+    """
+    verify_free(path)
+    run, there = RunDir(path), path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "keys").mkdir(mode=0o700)
+        for name, identity in keys.items():
+            identity.save(run.key(name))
+        write_whole(path / "corpus", corpus.train + corpus.validation)
+        save_manifest(path, manifest)
+    except BaseException as error:
+        for left in list(path.iterdir()) if path.is_dir() else []:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        if path.is_dir() and not there:
+            path.rmdir()
+        if isinstance(error, OSError):
+            raise _unwritten(path, error) from None
+        raise
+    return run
 
 
 def save_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write a manifest's canonical bytes, and a readable copy with the run's id beside them."""
+    """Write a manifest's canonical bytes, and a readable copy with the run's id beside them.
+
+    Raises:
+        Failed: E707.
+    """
     text = json.dumps({"run": manifest.run.hex(), **readable(manifest)}, indent=2)
-    (folder / "manifest.json").write_text(text + "\n")
+    write_whole(folder / "manifest.json", text.encode() + b"\n")
     write_whole(folder / "manifest", encode(manifest))
 
 
 def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write a file that is seen complete or not at all."""
+    """Write a file that is seen complete or not at all.
+
+    Raises:
+        Failed: E707, it cannot be written.
+    """
     draft = path.with_name(path.name + ".new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    draft.replace(path)
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise _unwritten(path, error) from None
+
+
+def _unwritten(path: Path, error: OSError) -> Failed:
+    return Failed(707, f"{path} cannot be written: {error.strerror}", todo=DISK)

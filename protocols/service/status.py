@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from typing import Any
 
 from ..manifest import Manifest
@@ -28,7 +30,7 @@ def snapshot(run: RunDir) -> dict[str, Any]:
     return {
         "run": manifest.run.hex(),
         "name": manifest.name,
-        "state": "ended" if progress.ended else "open" if progress.is_open else "between ticks",
+        "state": _state(run, progress),
         "rows": progress.rows,
         "last_row_time": times.get(progress.rows - 1),
         "tick": plan.tick if plan else 0,
@@ -47,18 +49,29 @@ def snapshot(run: RunDir) -> dict[str, Any]:
     }
 
 
+def _state(run: RunDir, progress: Progress) -> str:
+    if progress.ended:
+        return "ended"
+    if not run.url.exists():
+        return "stopped"  # its coordinator removes the URL when it leaves
+    return "in a tick" if progress.is_open else "between ticks"
+
+
 def lines(found: dict[str, Any], manifest: Manifest) -> list[str]:
     """The same for people."""
+    age_s = time.time() - (found["last_row_time"] or time.time())
     said = [
-        f"run '{found['name']}' {found['run'][:16]}: {found['state']}, {found['rows']} rows",
+        f"run '{found['name']}' {found['run'][:16]}: {found['state']}",
+        f"{found['rows']} journal rows, the last {timedelta(seconds=int(age_s))} ago",
         f"tick {found['tick']} ({found['kind'] or 'none planned'}), round {found['round']} of {found['rounds']}, "
-        f"epoch {found['epoch']}, {found['tokens']:,} bytes at {found['tokens_per_second']:,.0f} a second",
+        f"epoch {found['epoch']}",
+        f"{found['tokens']:,} bytes at {found['tokens_per_second']:,.0f} a second",
     ]
     if found["loss"] is not None:
         said.append(f"training loss {found['loss']:.4f} nats a byte")
     if found["val_loss"] is not None:
         said.append(f"validation loss {found['val_loss']:.4f} nats a byte after round {found['val_round']}")
     said += [f"stage {i}: {', '.join(stage)}" for i, stage in enumerate(found["members"])]
-    said += [f"{role}: {', '.join(found[role]) or 'none yet'}" for role in ("nodes", "gates", "relays")]
+    said += [f"{role}: {', '.join(sorted(found[role])) or 'none yet'}" for role in ("nodes", "gates", "relays")]
     said += [f"void: tick {v['tick']}, E{v['number']} {v['reason']}" for v in found["voids"]]
     return said + manifest.committee.meaning()

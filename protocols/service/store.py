@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Column, LargeBinary, MetaData, String, Table, create_engine, event, select
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import NullPool
 
@@ -33,7 +34,7 @@ class SQLiteStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+        self._engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
 
         @event.listens_for(self._engine, "connect")
         def durable(connection: Any, _: Any) -> None:
@@ -80,7 +81,8 @@ class JournalFile:
         if not path.is_file():
             raise Misused(705, f"there is no journal at {path}", todo="Start the run first: interlock up DIR")
         self._path = path
-        self._engine: Engine = create_engine(f"sqlite:///file:{path}?mode=ro&uri=true", poolclass=NullPool)
+        read_only = URL.create("sqlite", database=f"file:{quote(str(path))}", query={"mode": "ro", "uri": "true"})
+        self._engine: Engine = create_engine(read_only, poolclass=NullPool)
         self._last = ROW
 
     def news(self) -> list[Row]:

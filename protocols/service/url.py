@@ -80,7 +80,13 @@ def reachable(bound: str, advertise: str) -> tuple[str, int]:
     if advertise:
         match = re.fullmatch(r"([A-Za-z0-9._-]{1,253})(?::([1-9][0-9]{0,4}))?", advertise)
         if match is None:
-            raise Misused(714, "--advertise", expected="HOST or HOST:PORT", actual=repr(advertise[:60]))
+            raise Misused(
+                714,
+                "--advertise",
+                expected="HOST or HOST:PORT",
+                actual=repr(advertise[:60]),
+                todo="Such as example.org:7700.",
+            )
         return match[1], int(match[2] or port)
     if host in ("0.0.0.0", "*"):  # noqa: S104  compared, not bound
         raise Misused(
@@ -102,5 +108,5 @@ def endpoint(bind: str) -> str:
     """
     match = re.fullmatch(r"(?:tcp://)?([A-Za-z0-9._-]{1,253}):([0-9]{1,5})", bind)
     if match is None or int(match[2]) > 65535:
-        raise Misused(714, "--bind", expected="HOST:PORT", actual=repr(bind[:60]))
+        raise Misused(714, "--bind", expected="HOST:PORT", actual=repr(bind[:60]), todo="Such as 0.0.0.0:7700.")
     return f"tcp://{match[1]}:{match[2] if int(match[2]) else '*'}"

@@ -13,7 +13,7 @@ from typing import Any
 from interlock.vault import VaultError, verify_grants
 
 from ..change import verify_prepared
-from ..errors import InterlockError, Refused
+from ..errors import Failed, InterlockError, Refused
 from ..journal import GENESIS, Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided, verify_chain
 from ..manifest import Manifest
 from ..members import verify_join
@@ -40,10 +40,11 @@ def contradictions(run: RunDir) -> list[str]:
     found = list(ledger.read(rows))
     if found:
         return found  # what follows reads the journal as true
-    found += _frames(run, ledger)
-    found += _releases(run, ledger)
-    found += _reported(run, ledger)
-    found += _report(run)
+    for check in (_frames, _releases, _reported, _report):
+        try:
+            found += check(run, ledger)
+        except (KeyError, IndexError, TypeError, ValueError, Failed) as error:  # files that anybody may have changed
+            found.append(f"a file of the run cannot be read as what it should be: {type(error).__name__}: {error}")
     return found
 
 
@@ -241,7 +242,7 @@ def _reported(run: RunDir, ledger: _Ledger) -> Iterator[str]:
                 yield f"{folder.name}: its state of tick {tick} is not the one in the journal"
 
 
-def _report(run: RunDir) -> Iterator[str]:
+def _report(run: RunDir, ledger: _Ledger) -> Iterator[str]:
     """The report says what the journals say."""
     if not run.report.is_file():
         yield "report.json: there is none"

@@ -319,7 +319,7 @@ def test_a_full_queue_is_an_error_and_nothing_of_it_is_lost(world: World) -> Non
             client.send(SERVER.public, [b"%d" % n, bytes(1 << 20)])
         with pytest.raises(NotSent) as caught:
             client.send(SERVER.public, [b"one too many", bytes(1 << 20)])
-        assert caught.value.number == 209
+        assert caught.value.number == 213
         server.admit(CLIENT.public, CLIENT.curve_public)
         for n in range(sent):
             assert (await take(server))[1][0] == b"%d" % n

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from interlock.protocols.canonical import decode
 from interlock.protocols.cli import main
+from interlock.protocols.cli.app import visible
+from interlock.protocols.cli.display import Table
 from interlock.protocols.members import Invitation
+from interlock.protocols.service.choices import Choices
+from interlock.protocols.service.local import Local
 from interlock.protocols.service.rundir import RunDir
 from interlock.protocols.service.url import JoinURL
 from interlock.vault import Identity
@@ -28,11 +37,12 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Call]:
     """Run one command in this process: exit status, output, error output."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "1")  # the command sets them; this puts back what was there
     monkeypatch.setenv("COLUMNS", "200")
+    before = signal.getsignal(signal.SIGINT)
 
     def called(*arguments: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
@@ -41,7 +51,8 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         assert isinstance(ended.value.code, int)
         return ended.value.code, said.out, said.err
 
-    return called
+    yield called
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +78,7 @@ def refused(result: tuple[int, str, str], number: int) -> str:
     assert out == ""
     last = [line for line in error.splitlines() if not line.startswith("warning:")]
     assert last[0].startswith(f"error: E{number} "), error
-    assert all(line.startswith(("error: ", "hint: ")) for line in last)
+    assert [line.partition(" ")[0] for line in last] == ["error:", "hint:"]
     return error
 
 
@@ -128,18 +139,10 @@ def test_an_invitation_is_for_one_run_role_and_label(call: Call, run: RunDir, tm
     ("number", "options"),
     [
         (610, []),
-        (610, ["--local", "--release", "1"]),
-        (610, ["--local", "--resume", "1"]),
-        (611, ["--local", "--width", "30"]),
-        (611, ["--local", "--stages", "1"]),
-        (611, ["--local", "--rate", "0"]),
-        (611, ["--local", "--mlp", "gelu"]),
-        (611, ["--local", "--frame-width", "8"]),
-        (612, ["--local", "--microbatches", "1", "--rows", "1"]),
-        (602, ["--local", "--context", "4000"]),
         (614, ["--keyholder", "ada"]),
         (614, ["--keyholder", "../ada=" + "0" * 64]),
         (614, ["--local", "--keyholder", "ada=" + "0" * 64]),
+        (610, ["--keyholder", "ada=" + "0" * 64]),
         (607, ["--local", "--data", "/nowhere/at/all"]),
     ],
 )
@@ -149,6 +152,121 @@ def test_an_impossible_run_is_a_numbered_error_and_leaves_nothing(
     small = [] if "--data" in options else ["--data", texts]
     refused(call("new", tmp_path / "run", *small, "--validation-bytes", 5000, *options), number)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_file_in_the_place_of_a_folder_is_a_numbered_error(call: Call, texts: Path) -> None:
+    error = refused(call("new", texts / "0.txt" / "run", "--local", "--data", texts, "--validation-bytes", 5000), 707)
+    assert "run cannot be written: Not a directory" in error
+
+
+OPTIONS = [
+    (611, "--name", "x" * 81, "expected str of length <= 80"),
+    (611, "--stages", "1", "expected int >= 2, got 1"),
+    (611, "--stages", "65", "expected int <= 64, got 65"),
+    (611, "--replicas", "0", "expected int >= 1, got 0"),
+    (611, "--replicas", "16", "expected int <= 15, got 16"),
+    (611, "--relays", "0", "expected int >= 1, got 0"),
+    (611, "--release", "0", "expected int >= 1, got 0"),
+    (610, "--release", "1", "expected release >= 2, got 1"),
+    (610, "--release", "4", "expected at most 3, as many as there are keyholders, got 4"),
+    (610, "--halt", "4", "expected at most 3, as many as there are keyholders, got 4"),
+    (610, "--resume", "4", "expected at most 3, as many as there are keyholders, got 4"),
+    (610, "--resume", "1", "expected resume >= 2, got 1"),
+    (610, "--lying", "1", "expected release >= 3, got 2"),
+    (611, "--lying", "-1", "expected int >= 0, got -1"),
+    (611, "--width", "0", "expected int >= 1, got 0"),
+    (611, "--width", "30", "width 30 does not split into 2 heads"),
+    (611, "--width", "4100", "expected <= 4096, got 4100"),
+    (611, "--heads", "3", "width 128 does not split into 3 heads"),
+    (611, "--layers-per-stage", "65", "expected int <= 64, got 65"),
+    (611, "--hidden", "99999999", "expected at most 268435456 bytes, got 204800654336"),
+    (611, "--mlp", "gelu", "expected relu2 or swiglu, got gelu"),
+    (602, "--context", "9000", "expected >= 9001 bytes, got "),
+    (611, "--rounds", "0", "expected int >= 1, got 0"),
+    (611, "--epoch-rounds", "0", "expected int >= 1, got 0"),
+    (612, "--microbatches", "1", "expected microbatches >= 2 replicas, got 1"),
+    (611, "--rows", "4097", "expected int <= 4096, got 4097"),
+    (611, "--rate", "0", "expected float > 0.0, got 0.0"),
+    (611, "--rate", "nan", "expected float > 0.0, got nan"),
+    (611, "--warmup", "-1", "expected int >= 0, got -1"),
+    (611, "--decay", "-1", "expected int >= 0, got -1"),
+    (611, "--evaluate-every", "-1", "expected int >= 0, got -1"),
+    (602, "--validation-bytes", "0", "and as many held out, got "),
+    (611, "--frame-width", "8", "expected 16 or 24 or 32, got 8"),
+    (611, "--frame-fraction", "24", "expected a fraction of at most 20 bits, got 24"),
+    (611, "--gradient-exponent", "99", "expected int <= 60, got 99"),
+    (611, "--gradient-exponent", str(2**70), "expected at most 64 bits"),
+    (611, "--admission", "closed", "expected invited or open, got closed"),
+]
+
+
+@pytest.mark.parametrize(("number", "option", "value", "said"), OPTIONS)
+def test_an_impossible_choice_is_named_with_its_bound_and_leaves_nothing(
+    call: Call, texts: Path, tmp_path: Path, number: int, option: str, value: str, said: str
+) -> None:
+    small = ["--local", "--data", texts, "--validation-bytes", 5000, "--rows", 1]
+    error = refused(call("new", tmp_path / "run", *small, option, value), number)
+    assert said in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_choice_is_tried_above() -> None:
+    plain = {field.name for field in fields(Choices)} - {"keyholders", "local", "data"}
+    assert {option[2:].replace("-", "_") for _, option, _, _ in OPTIONS} == plain
+
+
+def test_the_options_of_new_are_the_choices_with_their_defaults_and_help(call: Call) -> None:
+    shown = call("new", "--help")[1]
+    for field in fields(Choices):
+        hint = get_type_hints(Choices, include_extras=True)[field.name]
+        if get_origin(hint) is Annotated:
+            assert f"--{field.name.replace('_', '-')} " in shown
+            assert get_args(hint)[1] in shown
+            assert field.default is None or f"[default: {field.default}]" in shown
+
+
+CORPORA: dict[str, tuple[int, dict[str, bytes], str]] = {
+    "empty": (601, {}, "got 0 files"),
+    "binary": (601, {"a.bin": b"\x89PNG\0" * 5000}, "got 1 files, empty or of something else"),
+    "latin-1": (601, {"a.txt": b"caf\xe9 " * 5000}, "got 1 files, empty or of something else"),
+    "nothing-in-it": (601, {"a.txt": b"", "b.jsonl": b'{"text": ""}\n\n'}, "got 2 files"),
+    "no-text": (603, {"a.jsonl": b'{"title": "a"}\n'}, "no-text/a.jsonl:1 is no document: expected a JSON object with"),
+    "no-json": (603, {"a.jsonl": b'{"text": "a"}\n{"text": '}, "no-json/a.jsonl:2 is no document"),
+    "small": (602, {"a.txt": b"hello", "b.txt": b"there"}, "expected at least 4096 bytes to train on"),
+    "one-file": (602, {"a.txt": b"hello " * 5000}, "30001 and 0 bytes in 1 files"),
+}
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_a_corpus_that_is_none_is_a_numbered_error(call: Call, tmp_path: Path, name: str) -> None:
+    number, files, said = CORPORA[name]
+    (tmp_path / name).mkdir()
+    for file, content in files.items():
+        (tmp_path / name / file).write_bytes(content)
+    error = refused(call("new", tmp_path / "run", "--local", "--data", tmp_path / name), number)
+    assert said in error
+    assert "hint: " in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pipe_is_not_waited_for(call: Call, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    error = refused(call("new", tmp_path / "run", "--local", "--data", tmp_path / "pipe"), 607)
+    assert "it is neither a file nor a folder" in error
+
+
+def test_a_full_disk_is_a_numbered_error_and_leaves_nothing(call: Call, texts: Path, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / "there").mkdir()
+    for directory in (tmp_path / "run", tmp_path / "there"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # keys fit, the corpus does not
+        try:
+            result = call("new", directory, "--local", "--data", texts, "--validation-bytes", 5000, "--rows", 1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert "corpus cannot be written: File too large" in refused(result, 707)
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert list((tmp_path / "there").iterdir()) == []
 
 
 def test_nothing_is_overwritten(call: Call, run: RunDir) -> None:
@@ -235,6 +353,18 @@ def coordinator(run: RunDir) -> Iterator[Any]:
     assert not run.url.exists()
 
 
+def test_too_little_memory_for_the_libraries_is_a_numbered_error(run: RunDir, tmp_path: Path) -> None:
+    url = JoinURL(host="127.0.0.1", port=9, run=bytes(32), key=bytes(32), curve=bytes(32))
+    node = ["serve", "node", tmp_path / "node", "--operator", "zoe", "--key", run.key("node-0"), "--url", url]
+    refused(outcome(interlock(*node, "--memory", 0.3)), 725)
+
+
+def test_two_coordinators_of_one_run_do_not_run_at_once(run: RunDir, coordinator: subprocess.Popen[str]) -> None:
+    error = refused(outcome(interlock("serve", "coordinator", run.path)), 709)
+    assert f"another process works in {run.folder('coordinator')}" in error
+    assert run.url.exists()
+
+
 def test_a_url_with_a_wrong_run_key_or_curve_gets_no_answer_and_a_signal_ends_cleanly(
     run: RunDir, coordinator: subprocess.Popen[str], tmp_path: Path
 ) -> None:
@@ -253,3 +383,27 @@ def test_importing_the_command_line_imports_no_numpy() -> None:
     code = "import interlock.protocols.cli, sys; print([m for m in ('numpy', 'torch') if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"
+
+
+# --- what is shown ---
+
+
+@given(st.text())
+def test_nothing_that_a_terminal_obeys_or_hides_is_printed(text: str) -> None:
+    shown = visible(text)
+    assert shown.replace("\n", "").isprintable()
+    assert not text.replace("\n", "").isprintable() or shown == text
+
+
+def test_names_are_shown_as_they_are_and_never_obeyed(
+    call: Call, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "[/red] :smile: \x1b[2J"
+    small = ["--local", "--data", texts, "--validation-bytes", 5000, "--rows", 1, "--name", name]
+    assert "'[/red] :smile: \\x1b[2J'" in call("new", tmp_path / "run", *small)[1]
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes this for a terminal
+    with Table(Local(RunDir(tmp_path / "run"))) as table:
+        table([])
+    shown = capsys.readouterr().out
+    assert "'[/red] :smile: \\x1b[2J'" in shown
+    assert "waiting: the coordinator" in shown

@@ -3,7 +3,9 @@
 import hmac
 import json
 import os
+import resource
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,35 +120,93 @@ def test_a_key_file_of_its_owner_alone_is_read(tmp_path: Path, mode: int) -> Non
     assert Identity.load(tmp_path / "me.key").public == ME.public
 
 
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    path.chmod(0o600)
+    return path
+
+
+def test_a_key_file_is_three_lines_and_its_last_newline_may_be_lost(tmp_path: Path) -> None:
+    ME.save(tmp_path / "me.key")
+    content = (tmp_path / "me.key").read_bytes()
+    assert content.decode() == f"interlock-key-v1\n# public {ME.public.hex()}\n{SEED.hex()}\n"
+    assert Identity.load(written(tmp_path / "again.key", content[:-1])).public == ME.public
+
+
 HEADER = b"interlock-key-v1\n"
+PUBLIC = b"# public " + ME.public.hex().encode() + b"\n"
 HEX = SEED.hex().encode()
+WHOLE = HEADER + PUBLIC + HEX
+
+
+def refused(path: Path, content: bytes) -> str:
+    """What a key file is refused with; it never shows the seed."""
+    with pytest.raises(KeyFileRefused, match="E101 ") as caught:
+        Identity.load(written(path, content))
+    assert "restore it from your copy" in caught.value.todo
+    assert SEED.hex()[:12] not in str(caught.value) + caught.value.todo
+    return caught.value.what
+
+
+@pytest.mark.parametrize("size", range(len(WHOLE)))
+def test_a_key_file_cut_short_is_refused(tmp_path: Path, size: int) -> None:
+    assert "is not a whole interlock key file: expected the lines" in refused(tmp_path / "me.key", WHOLE[:size])
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
-        HEADER,
         HEX,
-        HEADER + HEX[:-1],
-        HEADER + HEX[:-2],
-        HEADER + HEX + b"00",
-        HEADER + b"zz" * 32,
-        HEADER + HEX + b"\n" + HEX,
+        HEADER + HEX,
+        WHOLE + b"00",
+        HEADER + PUBLIC + b"zz" * 32,
+        WHOLE + b"\n" + HEX,
         HEX + b"\n" + HEADER,
-        b"interlock-key-v2\n" + HEX,
-        b" " + HEADER + HEX,
-        HEADER + b"\xff" * 64,
+        b"interlock-key-v2\n" + PUBLIC + HEX,
+        b" " + WHOLE,
+        WHOLE.replace(b"\n", b"\r\n"),
+        HEADER + PUBLIC + b"\xff" * 64,
         b"\0" * 100,
     ],
 )
-def test_a_malformed_key_file_is_refused_without_showing_it(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "me.key"
-    path.write_bytes(content)
-    path.chmod(0o600)
-    with pytest.raises(KeyFileRefused, match=r"E101 .*not an interlock key file") as caught:
-        Identity.load(path)
-    assert SEED.hex()[:12] not in str(caught.value) + caught.value.todo
+def test_a_malformed_key_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    assert "is not a whole interlock key file" in refused(tmp_path / "me.key", content)
+
+
+@pytest.mark.parametrize("at", [len(HEADER) + 9, len(HEADER) + 72, len(WHOLE) - 64, len(WHOLE) - 1])
+def test_a_seed_and_a_public_key_that_disagree_are_refused(tmp_path: Path, at: int) -> None:
+    changed = WHOLE[:at] + (b"1" if WHOLE[at : at + 1] == b"0" else b"0") + WHOLE[at + 1 :]
+    assert "contradicts itself" in refused(tmp_path / "me.key", changed)
+
+
+def test_a_key_file_that_cannot_be_written_whole_is_not_left_behind(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # as a full disk: the write stops in the seed
+    try:
+        with pytest.raises(KeyFileRefused, match=r"E101 .* cannot be written") as caught:
+            ME.save(tmp_path / "me.key")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.todo
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(KeyFileRefused, match=r"E101 .*none/me.key cannot be written: No such file") as caught:
+        ME.save(tmp_path / "none" / "me.key")
+    assert caught.value.todo
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the system about descriptors as Linux does")
+def test_a_saved_key_file_and_its_name_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synchronised: list[str] = []
+
+    def seen(descriptor: int) -> None:
+        synchronised.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "fsync", seen)
+    ME.save(tmp_path / "me.key")
+    assert synchronised == [str(tmp_path / "me.key"), str(tmp_path)]
 
 
 def test_a_missing_key_file_says_how_to_make_one(tmp_path: Path) -> None:

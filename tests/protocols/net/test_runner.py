@@ -262,6 +262,14 @@ def test_an_internal_error_ends_the_runner_and_is_carried(
     assert caught.value.number == 790
 
 
+def test_a_job_that_finds_no_memory_ends_the_runner_as_nobodys_fault() -> None:
+    def full(job: Any) -> Any:
+        raise MemoryError
+
+    with pytest.raises(Failed, match="E724 there is not enough memory"):
+        perform(Scripted(restore=lambda stored: [Work(1)]), worker=SimulatedWorker(full))
+
+
 def test_endless_effects_end_the_runner() -> None:
     with pytest.raises(Failed, match="too many effects"):
         perform(Scripted(restore=lambda stored: [say(n) for n in range(10_001)]))
@@ -492,9 +500,11 @@ def test_sending_to_nobody_is_announced() -> None:
     role = Scripted(restore=lambda stored: [Send(OTHER.public, Ping(number=1)), say("on"), Stop()])
     stage = perform(role)
     assert [type(event) for _, event in stage.heard] == [Refusal, Said]
-    assert stage.heard[0][1] == Refusal(
-        number=208, what=f"peer {OTHER.public.hex()[:12]} is unknown or not connected", peer=OTHER.public
-    )
+    refusal = stage.heard[0][1]
+    assert isinstance(refusal, Refusal)
+    assert (refusal.number, refusal.peer) == (208, OTHER.public)
+    assert refusal.what == f"peer {OTHER.public.hex()[:12]} is unknown or not connected"
+    assert "It must join first" in refusal.todo
 
 
 def test_a_bad_address_is_announced_not_fatal() -> None:

@@ -8,6 +8,7 @@ import pytest
 from interlock.protocols import corpus
 from interlock.protocols.errors import Misused
 from interlock.protocols.service import files
+from interlock.vault import Identity
 
 
 def write(path: Path, data: bytes) -> Path:
@@ -47,6 +48,14 @@ def test_a_file_is_named_by_itself(tmp_path: Path) -> None:
 def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Misused, match=r"E607 .*there is none"):
         files.collect([tmp_path / "nothing"])
+
+
+def test_a_key_is_not_read_as_text(tmp_path: Path) -> None:
+    write(tmp_path / "texts" / "a.txt", b"text")
+    (tmp_path / "texts" / "run" / "keys").mkdir(parents=True)
+    Identity.generate().save(tmp_path / "texts" / "run" / "keys" / "coordinator.key")
+    with pytest.raises(Misused, match=r"E608 .*coordinator.key is a key file"):
+        files.collect([tmp_path / "texts"])
 
 
 def test_neither_pipes_nor_links_to_folders_are_followed(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import re
 import select
 import shutil
@@ -12,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,10 +49,10 @@ def texts(folder: Path) -> tuple[Path, ...]:
     return (folder,)
 
 
-def small(folder: Path) -> RunDir:
+def small(folder: Path, *, rounds: int = SMALL.rounds) -> RunDir:
     data = folder / "texts"
     data.mkdir()
-    changed = Choices(**{n: getattr(SMALL, n) for n in SMALL.__slots__} | {"data": texts(data)})
+    changed = replace(SMALL, data=texts(data), rounds=rounds)
     return found(folder / "run", changed)[0]
 
 
@@ -111,6 +114,13 @@ def change_events(file: str, pattern: str, replacement: str) -> Callable[[RunDir
     return change
 
 
+def change_file(name: str, content: bytes) -> Callable[[RunDir], None]:
+    def change(run: RunDir) -> None:
+        (run.path / name).write_bytes(content)
+
+    return change
+
+
 def change_row(run: RunDir) -> None:
     """Raise a loss in the journal; the coordinator's signature then does not fit."""
     with sqlite3.connect(run.journal) as database:
@@ -140,6 +150,10 @@ def drop_row(run: RunDir) -> None:
         (change_events("relay-0", r'("event":"Carried","tick":)\d+', r"\g<1>3"), "relay-0: Carried of tick 3"),
         (change_events("node-1", r'("event":"NodeReported".*"state":")\w{8}', r"\g<1>00000000"), "node-1: its state"),
         (change_events("gate-ada", r'("event":"GateReleased".*"plan":")\w{8}', r"\g<1>00000000"), "gate-ada: "),
+        (change_events("node-0", r'("event":"FrameSent",)"tick"', r'\g<1>"tock"'), "a file of the run cannot be read"),
+        (change_events("gate-ada", r'"event":"GateReleased"', "event"), "E722"),
+        (change_file("plain.json", b"{}"), "a file of the run cannot be read"),
+        (change_file("report.json", b"\xff"), "report.json: not JSON"),
         (
             change_events("relay-0", r'("event":"Carried","tick":4.*"size":)\d+', r"\g<1>7"),
             "'boundary_bytes_per_token'",
@@ -176,13 +190,95 @@ def processes(run: RunDir) -> list[int]:
     return [os.pidfd_open(int(found[1])) for log in logs if (found := re.search(r"started, process (\d+)", log))]
 
 
-def started(run: RunDir) -> subprocess.Popen[str]:
-    """`interlock up`, once the first process has joined."""
+def gone(left: list[int]) -> None:
+    """Wait until all of them have ended."""
+    while left:
+        ended, _, _ = select.select(left, [], [], 30)
+        assert ended, "a process was left behind"
+        left = [fd for fd in left if fd not in ended]
+        for fd in ended:
+            os.close(fd)
+
+
+def started(run: RunDir, event: str = "joined") -> subprocess.Popen[str]:
+    """`interlock up`, once it has told of an event."""
     command = [sys.executable, "-m", "interlock.protocols.cli", "up", str(run.path), "--json"]
     up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert up.stdout is not None
-    assert json.loads(up.stdout.readline())["event"] == "joined"
+    while json.loads(up.stdout.readline())["event"] != event:
+        pass
     return up
+
+
+def kill(run: RunDir, name: str) -> None:
+    found = re.search(r"started, process (\d+)", (run.folder(name) / "log.txt").read_text())
+    assert found is not None
+    os.kill(int(found[1]), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("name", ["node-0", "relay-0", "coordinator"])
+def test_a_process_killed_in_the_middle_ends_the_run_by_name_and_leaves_nobody(tmp_path: Path, name: str) -> None:
+    run = small(tmp_path, rounds=2000)
+    up = started(run, "round")
+    left = processes(run)
+    assert len(left) == PROCESSES
+    kill(run, name)
+    _, said = up.communicate(timeout=60)
+    assert up.returncode == 1
+    lines = said.splitlines()
+    assert lines[0] == f"error: E708 {name} was killed by signal 9 (Killed); the end of its log:"
+    assert lines[-1] == f"hint: Its whole log is {run.folder(name) / 'log.txt'}; everything else was stopped."
+    gone(left)
+    assert not run.url.exists()
+    assert snapshot(run)["state"] == "stopped"
+    assert all("Traceback" not in path.read_text() for path in run.path.glob("*/log.txt"))
+
+
+def test_a_run_goes_on_without_a_gate_while_enough_are_left(tmp_path: Path) -> None:
+    run = small(tmp_path, rounds=30)
+    up = started(run, "round")
+    kill(run, "gate-ada")
+    out, said = up.communicate(timeout=60)
+    assert (up.returncode, said) == (0, "")
+    news = [json.loads(line) for line in out.splitlines()]
+    assert {"event": "ended", "process": "gate-ada", "how": "was killed by signal 9 (Killed)"} in news
+    assert news[-1]["rounds"] == 30
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_ctrl_c_on_a_terminal_gives_the_cursor_back_and_leaves_nobody(tmp_path: Path, signals: int) -> None:
+    run = small(tmp_path, rounds=2000)
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "interlock.protocols.cli", "up", str(run.path)]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
+    up = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, env=environment)
+    os.close(slave)
+    shown = b""
+    while b"nats a byte" not in shown:
+        shown += os.read(master, 4096)
+    left = processes(run)
+    for _ in range(signals):
+        os.killpg(up.pid, signal.SIGINT)  # as a terminal does
+    with contextlib.suppress(OSError):  # how the end of a terminal reads
+        while data := os.read(master, 4096):
+            shown += data
+    assert up.wait(timeout=60) == 130
+    os.close(master)
+    gone(left)
+    assert len(left) == PROCESSES
+    assert b"Traceback" not in shown
+    assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
+    if signals == 1:
+        assert b"stopped after round" in shown
+        assert all("stopped by SIGTERM" in path.read_text() for path in run.path.glob("*/log.txt"))
+
+
+def test_what_the_commands_print_as_json_is_json(copy: RunDir) -> None:
+    for arguments in (["status"], ["demo", "--verify"], ["plain"]):
+        command = [sys.executable, "-m", "interlock.protocols.cli", *arguments, str(copy.path), "--json"]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert ran.stderr == ""
+        assert isinstance(json.loads(ran.stdout), dict)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -193,12 +289,7 @@ def test_no_process_outlives_the_one_that_started_it(tmp_path: Path, number: sig
     assert left
     up.send_signal(number)
     _, said = up.communicate(timeout=60)
-    while left:
-        ended, _, _ = select.select(left, [], [], 30)
-        assert ended, "a process was left behind"
-        left = [fd for fd in left if fd not in ended]
-        for fd in ended:
-            os.close(fd)
+    gone(left)
     if number == signal.SIGINT:
         assert (up.returncode, said) == (130, f"stopped after round 0 of {SMALL.rounds}\n")
         assert not run.url.exists()

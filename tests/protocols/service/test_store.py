@@ -78,3 +78,13 @@ def test_every_put_is_synchronised_with_the_disk(tmp_path: Path) -> None:
     assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
     assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
     store.close()
+
+
+def test_a_path_may_hold_what_a_url_may_not(tmp_path: Path) -> None:
+    folder = tmp_path / "a b#c?d%20e&f"
+    folder.mkdir()
+    store = SQLiteStore(folder / "store.sqlite")
+    store.put("row 00000000", encode(row(0)))
+    assert [r.number for r in JournalFile(folder / "store.sqlite").news()] == [0]
+    store.close()
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
