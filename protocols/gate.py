@@ -259,11 +259,15 @@ class _History:
             if isinstance(body, Joined):
                 self._join(body)
             else:
-                self._grant(body.members)
+                self._check_grants(body.members)
+                self._remember_grants(body.members)
             last = row.number
 
-    def _grant(self, members: tuple[tuple[bytes, ...], ...]) -> None:
-        """Check that nobody gets a second stage, and remember who got which.
+    def _remember_grants(self, members: tuple[tuple[bytes, ...], ...]) -> None:
+        self._held.update({who: index for index, stage in enumerate(members) for who in stage})
+
+    def _check_grants(self, members: tuple[tuple[bytes, ...], ...]) -> None:
+        """Check that nobody gets a second stage, and no keyholder any.
 
         Raises:
             Refused: E316.
@@ -273,7 +277,6 @@ class _History:
             verify_grants(grants, held=self._held, keyholders=self._manifest.committee.identities())
         except VaultError as error:
             raise Refused(316, error.what) from None
-        self._held.update(grants)
 
     def _join(self, row: Joined) -> None:
         record, invitation = row.join.record, row.join.invitation
@@ -309,8 +312,10 @@ class _History:
         for row in rows:
             if isinstance(row.body, Joined):
                 self._join(row.body)
+        if before.change:
+            self._check_grants(members)
         if before.change and before.change != "start":
-            self._grant(members)  # even if it is void: shards may have moved
+            self._remember_grants(members)  # even if it is void: shards may have moved
         close: Close | None = None
         end = ""
         base = before.base
@@ -327,7 +332,9 @@ class _History:
                 if not before.change or body.tick != before.tick or body.members != members:
                     raise Refused(317, f"a change row that tick {before.tick} does not have")
                 verify_prepared(body.prepared, before, members)
-                self._grant(members)  # a start that is void left nobody anything: the next draws seeds and stages anew
+                self._remember_grants(
+                    members
+                )  # a void start left nobody anything
                 base = Base(row=row.digest, made=(before.tick,) * len(members))
                 end = "changed"
             elif isinstance(body, Measured):

@@ -12,6 +12,7 @@ from .release import Base, Opening, Plan, draw_members
 from .round import Close, Members
 
 HEADROOM_BITS = 3  # between the largest gradient of the last round and the end of the range
+SPARE_BITS = 4  # beyond what was missing, for the boundaries and stages that the void kept from saying what they need
 
 
 class Ledger:
@@ -120,12 +121,12 @@ class Ledger:
         """Scale the next attempt so that what did not fit does.
 
         Gradients that grew at one boundary grew at all before it, which the voided attempt never reached; and a
-        measuring tick begins with one guess for every stage. So these move together, and one void is enough.
+        measuring tick begins with one guess for every stage. So these move together.
         """
         if void.number == 402:
             for boundary in range(min(void.where + 1, len(self.exponents))):
-                self.exponents[boundary] += void.bits + 1
+                self.exponents[boundary] += void.bits + SPARE_BITS
         elif void.number == 403:
             for stage in range(len(self.lifts)):
                 if stage == void.where or plan.kind == "measure":
-                    self.lifts[stage] += void.bits + 1
+                    self.lifts[stage] += void.bits + SPARE_BITS
