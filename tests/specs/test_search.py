@@ -133,6 +133,14 @@ def test_the_small_scope_has_each_fault_of_each_message_it_sees() -> None:
     assert len({repr(plan) for plan in plans}) == len(plans)
 
 
+def test_a_small_scope_that_is_cut_is_not_complete() -> None:
+    class Slow(HaltingVote):
+        small_most = 50
+
+    outcome = check(Slow, runs=0, pinned=[])
+    assert (outcome.enumerated, outcome.complete) == (50, False)
+
+
 def test_a_sample_is_decided_by_its_seed_and_allowed() -> None:
     class Few(HaltingVote):
         def allows(self, schedule: Schedule) -> bool:
