@@ -154,7 +154,7 @@ class Actor:
         alive: False once it has stopped or crashed (set by the world).
         outgoing: what becomes of the `Send`s of its last effects, in order; the world takes one for each.
         incoming: index of the send step of the message that arrives (set by the world), and its mark.
-        refusing: it has just noted a refusal of its role, which the runner will announce again.
+        refusing: number of a refusal of its role that it has just noted; the runner may announce it again.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class Actor:
         self.alive = True
         self.outgoing: deque[Outgoing] = deque()
         self.incoming: tuple[int, Mark] = (-1, "")
-        self.refusing = False
+        self.refusing: int | None = None
         self._links, self._observer = links, observer
         self._labels, self._addresses, self._names = labels, addresses, names
         self._with_blobs = _takes_blobs(role)
@@ -248,14 +248,14 @@ class Actor:
         Raises:
             Refused: the role refuses the input.
         """
-        nth, self.nth, self.refusing = self.nth, self.nth + 1, False
+        nth, self.nth, self.refusing = self.nth, self.nth + 1, None
         if step is not None:
             self._observer.note(step)
         crash = self._links.crash(self.label, nth)
         if isinstance(error, Refused):
             self._observer.note(self._step("refused", number=error.number, text=error.what))
             if crash is None:
-                self.refusing = True
+                self.refusing = error.number
                 raise error
             effects = []
         elif error is not None:

@@ -212,6 +212,7 @@ class _Search:
         self.spec, self.world, self.seed, self.only, self.progress = spec, world, seed, only, progress
         self.properties = spec.properties()
         self.runs = self.enumerated = 0
+        self._cut = False  # the small scope was larger than the spec wants
         self.counts: Counter[str] = Counter()
         self.reached: Counter[str] = Counter()
         self._play = _player(world)
@@ -232,7 +233,7 @@ class _Search:
             runs=self.runs,
             seconds=time.perf_counter() - began,
             enumerated=self.enumerated,
-            complete=bool(self.enumerated) and self._scope.complete,
+            complete=bool(self.enumerated) and not self._cut and self._scope.complete,
             verdicts=verdicts,
             counts=dict(sorted(self.counts.items())),
             warnings=() if found else tuple(self._warnings(verdicts)),
@@ -256,19 +257,24 @@ class _Search:
     def _small(self) -> Counterexample | None:
         """Fewest inputs first, and each without a fault before with one: the first that breaks is a smallest."""
         for plain in self._scope.small_inputs():
-            if not self._scope.made.allows(plain):
-                continue
             run = self._tried_small(plain)
+            if run is None:
+                continue
             if run.broken is not None:
                 return _counterexample(run, "small scope")
             for schedule in self._scope.small_faults(plain, run.history):
-                if self._scope.made.allows(schedule):
-                    broken = self._tried_small(schedule)
-                    if broken.broken is not None:
-                        return _counterexample(broken, "small scope")
+                broken = self._tried_small(schedule)
+                if broken is not None and broken.broken is not None:
+                    return _counterexample(broken, "small scope")
+                if self.enumerated >= self.spec.small_most:
+                    self._cut = True
+                    return None
         return None
 
-    def _tried_small(self, schedule: Schedule) -> Run:
+    def _tried_small(self, schedule: Schedule) -> Run | None:
+        """None if the spec does not allow it."""
+        if not self._scope.made.allows(schedule):
+            return None
         self.enumerated += 1
         return self._try(schedule, "small scope")
 

@@ -140,6 +140,7 @@ class Spec:
             of the classes they come from.
         may_stop: numbers of errors with which a participant may end.
         latency: seconds that a message takes. settle: seconds that a run goes on at least after the faults end.
+        small_most: how many schedules of the small scope are tried at most; raise runs instead where a run is slow.
         inputs_max, seconds: how many inputs a random schedule has at most, and within which time they come.
     """
 
@@ -151,6 +152,7 @@ class Spec:
     may_stop: ClassVar[Iterable[int]] = frozenset()
     latency: ClassVar[float] = 0.01
     settle: ClassVar[float] = 0.5
+    small_most: ClassVar[int] = 20_000
     inputs_max: ClassVar[int] = 6
     seconds: ClassVar[float] = 2.0
     bounds: ClassVar[Bounds] = Bounds()

@@ -157,8 +157,8 @@ class Code(Stage):
     def _observe(self, actor: Actor, event: fx.Event) -> None:
         if not isinstance(event, Refusal):
             self.observe(actor, event)
-        elif actor.refusing:
-            actor.refusing = False  # the role's own, noted already
+        elif event.number == actor.refusing:
+            actor.refusing = None  # the role's own, noted already
         else:
             self.note(Step(at=self.now(), kind="refused", who=actor.label, number=event.number, text=event.what))
 

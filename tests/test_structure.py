@@ -163,6 +163,12 @@ def test_import_is_light(module: str) -> None:
     assert (ran.stdout.strip(), ran.stderr) == ("[]", "")
 
 
+def test_the_vocabulary_of_specs_needs_no_hypothesis() -> None:
+    code = "import interlock.specs, sys; print('hypothesis' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ran.stdout.strip(), ran.stderr) == ("False", "")
+
+
 def unreadable(name: str) -> None:
     raise ImportError(name)
 

@@ -17,11 +17,11 @@ from interlock.specs import Schedule, Spec, action, always, eventually, rate, so
 from interlock.specs.examples.voting import Vote
 from interlock.specs.halting import HaltingVote
 from interlock.specs.history import Seen, Step
-from interlock.specs.judge import Outcome
+from interlock.specs.judge import Outcome, judge_history
 from interlock.specs.mutants.halting import MUTANTS, Fickle, Once, TwoAreEnough
 from interlock.specs.schedule import Drop, Forged
 from interlock.specs.scope import Scope, values
-from interlock.specs.search import Mutant, binomial_tail, check, check_mutants, play, rate_verdict, toothless
+from interlock.specs.search import Mutant, binomial_tail, check, check_mutants, compare, play, rate_verdict, toothless
 from interlock.specs.spec import Bounds
 
 from . import toys
@@ -131,6 +131,14 @@ def test_the_small_scope_has_each_fault_of_each_message_it_sees() -> None:
     assert sum(len(plan.forged) for plan in plans) == 8 * 3
     assert all(len(plan.faults) + len(plan.forged) == 1 for plan in plans)
     assert len({repr(plan) for plan in plans}) == len(plans)
+
+
+def test_a_small_scope_that_is_cut_is_not_complete() -> None:
+    class Slow(HaltingVote):
+        small_most = 50
+
+    outcome = check(Slow, runs=0, pinned=[])
+    assert (outcome.enumerated, outcome.complete) == (50, False)
 
 
 def test_a_sample_is_decided_by_its_seed_and_allowed() -> None:
@@ -316,6 +324,23 @@ def test_a_spec_is_checked_when_it_is_written() -> None:
         eventually(within=0)
     with pytest.raises(Misused, match="E801"):
         rate(at_least=1.5, runs=10)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_history_that_was_written_down_has_the_verdict_of_its_run(seed: int) -> None:
+    plan = Scope(Once).sample(seed)
+    run = play(Once, plan)
+    again = judge_history(Once(), run.history, quiet=run.quiet)
+    assert (again.broken, again.reached, again.quiet) == (run.broken, run.reached, run.quiet)
+    unknown = judge_history(Once(), run.history)  # nobody knows when faults ended: no `eventually` is judged
+    assert unknown.broken is None or unknown.broken == run.broken
+
+
+def test_a_counterexample_is_compared_between_worlds() -> None:
+    found = check(Once).counterexample
+    assert found is not None
+    assert compare(Once, found, "code") == "same history"
+    assert compare(HaltingVote, found, "code").startswith("another history from step ")
 
 
 # Nothing learned.

@@ -141,6 +141,12 @@ def test_a_reordered_message_waits_a_second_at_most() -> None:
     assert history(run)[-2:] == ["1.010 b deliver a Ping(hops=0, text='') reorder", "1.010 b announce ('a', 0)"]
 
 
+def test_a_reordered_message_comes_with_the_next_of_its_link() -> None:
+    run = both(heard(1), schedule(Reorder(**LINK, ordinal=0), inputs=((0.0, "a"), (0.2, "a"))))
+    arrivals = [(round(step.at, 3), step.mark) for step in run.history if step.kind == "deliver"]
+    assert arrivals == [(0.21, ""), (0.21, "reorder")]
+
+
 def test_reordered_messages_come_after_the_next_that_is_not() -> None:
     run = both(heard(3), schedule(Reorder(**LINK, ordinal=0), Reorder(**LINK, ordinal=1)))
     assert toys.said(run) == ["b ('a', 2)", "b ('a', 0)", "b ('a', 1)"]
@@ -211,6 +217,18 @@ def test_what_the_wire_would_not_read_differs_from_the_model() -> None:
     code = play(spec, schedule(), "code").history
     assert [step.kind for step in code] == ["act", "send", "refused"]
     assert code[-1].number == 201
+
+
+def test_a_refusal_of_the_runner_is_noted_after_one_of_the_role() -> None:
+    spec = toys.toy(
+        lambda: {
+            "a": Scripted(go=lambda: [*pings(7), Send("b", Pong(hops=1))]),  # type: ignore[arg-type]
+            "b": Scripted(message=raising(Refused(304, "old"))),
+        },
+        messages=Ping,
+    )
+    numbers = [step.number for step in play(spec, schedule(), "code").history if step.kind == "refused"]
+    assert numbers == [304] * 7 + [201]  # the runner announces only five of a number
 
 
 # Draws, timers, work.
