@@ -332,9 +332,7 @@ class _History:
                 if not before.change or body.tick != before.tick or body.members != members:
                     raise Refused(317, f"a change row that tick {before.tick} does not have")
                 verify_prepared(body.prepared, before, members)
-                self._remember_grants(
-                    members
-                )  # a void start left nobody anything
+                self._remember_grants(members)  # a void start left nobody anything
                 base = Base(row=row.digest, made=(before.tick,) * len(members))
                 end = "changed"
             elif isinstance(body, Measured):
