@@ -129,63 +129,63 @@ class Watch:
     # --- the grammar ---
 
     def _parse(self) -> None:
-        tokens = iter([*self._tokens, ""])
-        token = next(tokens)
-        if token in _FUNCTIONS:
-            self._function = token
-            self._expect(tokens, "(")
-            token = self._query(next(tokens), tokens)
-            if token != ")":
+        words = iter([*self._tokens, ""])
+        word = next(words)
+        if word in _FUNCTIONS:
+            self._function = word
+            self._expect(words, "(")
+            word = self._query(next(words), words)
+            if word != ")":
                 raise self._wrong(") after the question")
-            token = next(tokens, "")
+            word = next(words, "")
         else:
-            token = self._query(token, tokens)
-        if token:
-            raise self._wrong(f"nothing after it, not {token!r}")
+            word = self._query(word, words)
+        if word:
+            raise self._wrong(f"nothing after it, not {word!r}")
 
-    def _query(self, token: str, tokens: Iterator[str]) -> str:
-        """Read a question; give the token after it."""
-        if token == "sent" and not self._family:
+    def _query(self, word: str, words: Iterator[str]) -> str:
+        """Read a question; give the word after it."""
+        if word == "sent" and not self._family:
             self._family = "sent"
-            self._expect(tokens, "(")
-            if self._query(next(tokens, ""), tokens) != ")":
+            self._expect(words, "(")
+            if self._query(next(words, ""), words) != ")":
                 raise self._wrong(") after the class")
-            return self._dotted(next(tokens, ""), tokens)
-        self._class = token
+            return self._dotted(next(words, ""), words)
+        self._class = word
         if not self._class.isidentifier():
             raise self._wrong("a class of events or messages, such as Vote")
         if self._class[:1].islower():
             if self._family or self._class not in get_args(Kind):
                 raise self._wrong("a class such as Vote, or a kind of step: " + ", ".join(get_args(Kind)))
             self._family = "step"
-        token = next(tokens, "")
-        if token == "(":
-            token = self._filter(tokens)
-        return self._dotted(token, tokens)
+        word = next(words, "")
+        if word == "(":
+            word = self._filter(words)
+        return self._dotted(word, words)
 
-    def _dotted(self, token: str, tokens: Iterator[str]) -> str:
-        if token == "." and not self._field:
-            self._field = next(tokens, "")
+    def _dotted(self, word: str, words: Iterator[str]) -> str:
+        if word == "." and not self._field:
+            self._field = next(words, "")
             if not self._field.isidentifier():
                 raise self._wrong("a field after the dot")
-            token = next(tokens, "")
-        return token
+            word = next(words, "")
+        return word
 
-    def _filter(self, tokens: Iterator[str]) -> str:
+    def _filter(self, words: Iterator[str]) -> str:
         while True:
-            name = next(tokens, "")
+            name = next(words, "")
             if not name.isidentifier():
                 raise self._wrong("field=value inside the brackets")
-            self._expect(tokens, "=")
-            self._filters[name] = next(tokens, "")
-            token = next(tokens, "")
-            if token == ")":
-                return next(tokens, "")
-            if token != ",":
+            self._expect(words, "=")
+            self._filters[name] = next(words, "")
+            word = next(words, "")
+            if word == ")":
+                return next(words, "")
+            if word != ",":
                 raise self._wrong(") or , after a value")
 
-    def _expect(self, tokens: Iterator[str], wanted: str) -> None:
-        if next(tokens, "") != wanted:
+    def _expect(self, words: Iterator[str], wanted: str) -> None:
+        if next(words, "") != wanted:
             raise self._wrong(wanted)
 
     def _wrong(self, expected: str) -> Misused:
