@@ -198,7 +198,7 @@ class Coordinator:
             raise Refused(205, "a join for another identity", expected=source.hex()[:12])
         known = self._ledger.joins.get(source)
         if known == join:
-            return [welcome, Send(source, self._roster())]
+            return [welcome] if record.role == "gate" else [welcome, Send(source, self._roster())]
         if known is not None:
             raise Refused(209, f"{record.operator} joined before with another record")
         used = {j.invitation.nonce for j in self._ledger.joins.values() if j.invitation is not None}
@@ -250,7 +250,7 @@ class Coordinator:
         nodes, relays = self._nodes, ledger.of("relay")
         if len(nodes) < wanted or len(relays) < manifest.relays or len(self._gates) < need:
             here = f"{len(nodes)} of {wanted} nodes, {len(relays)} of {manifest.relays} relays"
-            return [Announce(Waiting(what=f"{here}, {len(self._gates)} of {need} gates"))]
+            return [Announce(Waiting(what=f"{here}, {len(self._gates)} gates of at least {need}"))]
         if ledger.attempt >= VOIDS_MAX:
             error = Failed(
                 320, f"round {ledger.round} was voided {VOIDS_MAX} times", todo="See the void rows' reasons."
@@ -416,7 +416,7 @@ class Coordinator:
         try:
             verify_prepared(everyone, plan, self._ledger.present)
         except Refused as refused:
-            return self._end(Voided(tick=plan.tick, number=refused.number, reason=str(refused)[:300]))
+            return self._end(Voided(tick=plan.tick, number=refused.number, reason=refused.text[:300]))
         return self._end(Changed(tick=plan.tick, members=self._ledger.present, prepared=everyone))
 
     def _committing(self, source: bytes, commitment: Commitment, plan: Plan) -> Effects:
@@ -446,7 +446,7 @@ class Coordinator:
         try:
             verify_reports(reports, plan, close.digest, self._ledger.present)
         except Refused as refused:
-            return self._end(Voided(tick=plan.tick, number=refused.number, reason=str(refused)[:300]))
+            return self._end(Voided(tick=plan.tick, number=refused.number, reason=refused.text[:300]))
         return self._end(Committed(tick=plan.tick, round=plan.round + (plan.kind == "train"), reports=reports))
 
     def _measuring(self, source: bytes, measurement: Measurement, plan: Plan) -> Effects:

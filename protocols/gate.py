@@ -152,7 +152,7 @@ class Gate:
             declined = Declined(
                 tick=plan.tick,
                 number=refused.number,
-                reason=str(refused)[:500],
+                reason=refused.text[:500],
                 opening=known.opening,
                 release=known.release,
             )

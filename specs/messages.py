@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 import msgspec
@@ -31,9 +32,10 @@ def _strategy(info: mi.Type) -> st.SearchStrategy[Any]:
         case mi.FloatType(gt=gt, ge=ge, le=le):
             least = gt if gt is not None else ge
             return st.floats(least, le, exclude_min=gt is not None, allow_nan=False, allow_infinity=False)
-        case mi.StrType(min_length=low, max_length=high):
+        case mi.StrType(min_length=low, max_length=high, pattern=pattern):
             size = BYTES_MAX if high is None else min(high, BYTES_MAX)
-            return st.text(st.characters(codec="utf-8"), min_size=low or 0, max_size=size)
+            text = st.text(st.characters(codec="utf-8"), min_size=low or 0, max_size=size)
+            return text if pattern is None else text.filter(re.compile(pattern).search)
         case mi.BytesType(min_length=low, max_length=high):
             least = low or 0
             size = max(least, BYTES_MAX if high is None else min(high, BYTES_MAX))
