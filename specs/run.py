@@ -24,7 +24,6 @@ from interlock.protocols.relay import Relay
 from interlock.vault import Identity
 
 from .history import Seen, Stored
-from .schedule import Crash, Schedule
 from .spec import Spec, action
 from .symbolic import SymbolicEngine
 
@@ -38,7 +37,6 @@ class RunSpec(Spec):
 
     Attributes:
         stages, replicas, relays, keyholders, release, lying: see `protocols.manifest`.
-        crashing: labels of who may crash.
         rounds, epoch_rounds, microbatches: of the run; it turns between epochs.
         coordinator_role, gate_role, relay_role, node_role, engine_role: who plays.
     """
@@ -60,7 +58,7 @@ class RunSpec(Spec):
     microbatches: ClassVar[int] = 2
 
     seconds = 0.8  # a run without faults takes no longer
-    crashing: ClassVar[Collection[str]] = (COORDINATOR, "g0", "g1", "g2", "r0")
+    crashing: ClassVar[Collection[str] | None] = (COORDINATOR, "g0", "g1", "g2", "r0")
 
     messages = messages.BY_COORDINATOR | messages.BY_GATE | messages.BY_RELAY | messages.BY_NODE
 
@@ -111,10 +109,6 @@ class RunSpec(Spec):
             self.epoch_rounds,
             self.microbatches,
         )
-
-    def allows(self, schedule: Schedule) -> bool:
-        """Whether only those crash who may."""
-        return all(fault.who in self.crashing for fault in schedule.faults if isinstance(fault, Crash))
 
     def label(self, name: Any) -> str:
         """g0, r0, n0, ... or coordinator."""

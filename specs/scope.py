@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from interlock.protocols.errors import Misused
 
+from . import world_model
 from .history import History
 from .schedule import (
     Crash,
@@ -30,11 +32,14 @@ from .schedule import (
 )
 from .spec import Action, Spec
 
+INPUT_KINDS = ("act", "deliver", "timer", "done", "drawn")
 GRID_S = 0.005  # half of the usual latency: inputs come together, within a message's time, or after it
 DELAYS_S = (0.015, 0.1, 1.5)
 BACKS_S = (0.05, 0.5, 2.0)
 SPANS_S = (0.05, 0.5, 2.0)
-ORDINALS, INPUTS, EFFECTS = 3, 8, 8  # random faults are among the first so many messages, inputs and effects
+# Random faults are among the messages and inputs of the plain run; where it has none (all waits for the outside), among
+# the first so many of each link and participant. EFFECTS: of one input.
+ORDINALS, INPUTS, EFFECTS = 3, 8, 8
 FAULTS_MOST, FORGED_MOST = 4, 6
 POOL = 200  # values of a strategy that the seeded sampler chooses from
 TRIES = 1000
@@ -70,7 +75,17 @@ class Scope:
         }
         self.traitors = {made.label(name): strategy for name, strategy in spec.traitors.items()}
         self.faults = sorted(spec.faults)
+        self.links, self.crashing = self._reach()
         self._pools: dict[str, tuple[list[Any], bool]] = {}
+
+    def _reach(self) -> tuple[list[tuple[tuple[str, str], int]], list[tuple[str, int]]]:
+        """How many messages each link carries, and how many inputs each who may crash gets, in the plain run."""
+        plain = world_model.play(self.spec, self.schedule(), only=frozenset()).history if self.faults else []
+        messages = Counter((step.who, step.peer) for step in plain if step.kind == "send" and step.ordinal >= 0)
+        inputs = Counter(step.who for step in plain if step.kind in INPUT_KINDS)
+        may = [label for label in self.honest if self.spec.crashing is None or label in self.spec.crashing]
+        links = sorted(messages.items()) or [(pair, ORDINALS) for pair in itertools.permutations(self.labels, 2)]
+        return links, [(label, max(inputs[label], INPUTS)) for label in may]
 
     def schedule(self, seed: int = 0, **parts: Any) -> Schedule:
         """A schedule of this spec."""
@@ -158,7 +173,7 @@ class Scope:
         effects: dict[str, list[int]] = {label: [0] for label in self.honest}
         for step in history:
             if step.who in effects:
-                if step.kind in ("act", "deliver", "timer", "done", "drawn"):
+                if step.kind in INPUT_KINDS:
                     effects[step.who].append(0)
                 elif step.kind in ("send", "announce", "store"):
                     effects[step.who][-1] += 1
@@ -215,8 +230,8 @@ class Scope:
             return None
         kind = source.choice(kinds)
         if kind in ("drop", "twice", "delay", "reorder"):
-            first, second = source.sample(self.labels, 2) if len(self.labels) > 1 else self.labels * 2
-            link: dict[str, Any] = {"source": first, "destination": second, "ordinal": source.randrange(ORDINALS)}
+            (first, second), messages = source.choice(self.links)
+            link: dict[str, Any] = {"source": first, "destination": second, "ordinal": source.randrange(messages)}
             if kind == "delay":
                 return Delay(by=source.choice(DELAYS_S), **link)
             return Drop(**link) if kind == "drop" else Twice(**link) if kind == "twice" else Reorder(**link)
@@ -227,9 +242,10 @@ class Scope:
         if kind == "slow":
             return Slow(who=source.choice(self.honest), ordinal=source.randrange(ORDINALS), by=source.choice(DELAYS_S))
         backs: Sequence[float | None] = (*BACKS_S, None) if "death" in self.faults else BACKS_S
+        who, inputs = source.choice(self.crashing)
         return Crash(
-            who=source.choice(self.honest),
-            input=source.randrange(INPUTS),
+            who=who,
+            input=source.randrange(inputs),
             effects=source.randrange(EFFECTS),
             back=source.choice(backs),
         )
@@ -325,17 +341,26 @@ def _built(
 def _fault(scope: Scope, grid: st.SearchStrategy[float]) -> st.SearchStrategy[Fault]:
     labels, honest = st.sampled_from(scope.labels), st.sampled_from(scope.honest)
     ordinal = st.integers(0, ORDINALS - 1)
-    link: dict[str, Any] = {"source": labels, "destination": labels, "ordinal": ordinal}
+    many = st.integers(0, max(count for _, count in (*scope.links, *scope.crashing)) - 1)
+
+    def linked(kind: Any, **more: Any) -> st.SearchStrategy[Any]:
+        return st.builds(
+            lambda link, nth, **more: kind(source=link[0][0], destination=link[0][1], ordinal=nth % link[1], **more),
+            st.sampled_from(scope.links),
+            many,
+            **more,
+        )
+
     backs: Sequence[float | None] = (*BACKS_S, None) if "death" in scope.faults else BACKS_S
     made: Mapping[str, st.SearchStrategy[Any]] = {
-        "drop": st.builds(Drop, **link),
-        "twice": st.builds(Twice, **link),
-        "delay": st.builds(Delay, by=st.sampled_from(DELAYS_S), **link),
-        "reorder": st.builds(Reorder, **link),
+        "drop": linked(Drop),
+        "twice": linked(Twice),
+        "delay": linked(Delay, by=st.sampled_from(DELAYS_S)),
+        "reorder": linked(Reorder),
         "crash": st.builds(
-            Crash,
-            who=honest,
-            input=st.integers(0, INPUTS),
+            lambda who, nth, **more: Crash(who=who[0], input=nth % who[1], **more),
+            st.sampled_from(scope.crashing),
+            many,
             effects=st.integers(0, EFFECTS),
             back=st.sampled_from(backs),
         ),

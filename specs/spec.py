@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -138,6 +138,7 @@ class Spec:
         traitors: for each participant that may lie, a strategy of the messages it may forge.
         messages: union of the message classes that participants read; default: those in the modules of the roles and
             of the classes they come from.
+        crashing: labels of who may crash; None is every honest participant.
         may_stop: numbers of errors with which a participant may end.
         latency: seconds that a message takes. settle: seconds that a run goes on at least after the faults end.
         small_most: how many schedules of the small scope are tried at most; raise runs instead where a run is slow.
@@ -149,6 +150,7 @@ class Spec:
     faults: ClassVar[Iterable[str]] = frozenset()
     traitors: ClassVar[Mapping[Any, Any]] = {}
     messages: ClassVar[Any] = None
+    crashing: ClassVar[Collection[str] | None] = None
     may_stop: ClassVar[Iterable[int]] = frozenset()
     latency: ClassVar[float] = 0.01
     settle: ClassVar[float] = 0.5
