@@ -113,21 +113,22 @@ def check_mutants(
     world: World = "model",
     runs: int = 1000,
     seed: int = 1,
+    small: bool = True,
     progress: Progress = lambda what, runs: None,
 ) -> list[MutantOutcome]:
-    """Whether each wrong role breaks the property it names.
+    """Whether each wrong role breaks the property it names. The schedule that once showed it is tried first.
 
     Another property that breaks first is said; the one it names is then looked for alone.
     """
     outcomes = []
     for name, mutant in mutants.items():
         search = _Search(mutant.spec, world, seed, None, partial(_named, progress, name))
-        found = search.counterexample(pinned=[], runs=runs, small=True)
+        found = search.counterexample(pinned=killers(name, mutant), runs=runs, small=small)
         first = None if found is None else found.broken.property
         tried = search.runs
         if first is not None and first != mutant.breaks:
             search = _Search(mutant.spec, world, seed, {mutant.breaks}, search.progress)
-            alone = search.counterexample(pinned=[], runs=runs, small=True)
+            alone = search.counterexample(pinned=[], runs=runs, small=small)
             found, tried = alone or found, tried + search.runs
         outcomes.append(
             MutantOutcome(
@@ -142,6 +143,13 @@ def check_mutants(
             )
         )
     return outcomes
+
+
+def killers(name: str, mutant: Mutant) -> list[Schedule]:
+    """The schedule that is pinned for a mutant, if there is one: what takes two faults at the right places is rare."""
+    file = getattr(sys.modules[mutant.spec.__module__], "__file__", None) or "."
+    path = Path(file).parent / "killers" / mutant.spec.name / f"{name.replace(' ', '-')}.json"
+    return [Schedule.load(path)] if path.exists() else []
 
 
 def toothless(spec: type[Spec], outcomes: Iterable[MutantOutcome]) -> list[str]:

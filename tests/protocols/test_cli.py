@@ -398,12 +398,12 @@ def test_nothing_that_a_terminal_obeys_or_hides_is_printed(text: str) -> None:
 def test_names_are_shown_as_they_are_and_never_obeyed(
     call: Call, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = "[/red] :smile: \x1b[2J"
+    name = "[/red] :smile: \xad"  # a soft hyphen: allowed, and not to be seen
     small = ["--local", "--data", texts, "--validation-bytes", 5000, "--rows", 1, "--name", name]
-    assert "'[/red] :smile: \\x1b[2J'" in call("new", tmp_path / "run", *small)[1]
+    assert "'[/red] :smile: \\xad'" in call("new", tmp_path / "run", *small)[1]
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes this for a terminal
     with Table(Local(RunDir(tmp_path / "run"))) as table:
         table([])
     shown = capsys.readouterr().out
-    assert "'[/red] :smile: \\x1b[2J'" in shown
+    assert "'[/red] :smile: \\xad'" in shown
     assert "waiting: the coordinator" in shown
