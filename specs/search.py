@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import get_args
 
 import hypothesis
+import msgspec
 from hypothesis import Phase
 
 from interlock.protocols.errors import Misused
@@ -83,6 +84,21 @@ def check(
     """
     return _Search(spec, world, seed, only, progress).everything(
         pinned=regressions(spec) if pinned is None else list(pinned), runs=runs, small=small
+    )
+
+
+def replay(spec: type[Spec], schedule: Schedule, world: World = "model") -> Outcome:
+    """What one schedule says of a spec in one world.
+
+    Raises:
+        Misused: the spec or the schedule is not one (E801 to E806).
+    """
+    outcome = _Search(spec, world, schedule.seed, None, lambda what, runs: None).everything(
+        pinned=[schedule], runs=0, small=False, rates=False
+    )
+    found = outcome.counterexample
+    return msgspec.structs.replace(
+        outcome, warnings=(), counterexample=found and msgspec.structs.replace(found, found="replay")
     )
 
 
@@ -218,12 +234,12 @@ class _Search:
         self._play = _player(world)
         self._scope = Scope(spec)
 
-    def everything(self, *, pinned: list[Schedule], runs: int, small: bool) -> Outcome:
+    def everything(self, *, pinned: list[Schedule], runs: int, small: bool, rates: bool = True) -> Outcome:
         """See `check`."""
         began = time.perf_counter()
         found = self.counterexample(pinned=pinned, runs=runs, small=small)
-        rates = [part for part in self.properties.values() if part.kind == "rate" and self._judged(part.name)]
-        rated = {} if found else {part.name: self._rate(part) for part in rates}
+        parts = [part for part in self.properties.values() if part.kind == "rate" and self._judged(part.name)]
+        rated = {part.name: self._rate(part) for part in parts} if rates and not found else {}
         verdicts = tuple(self._verdicts(found, rated))
         return Outcome(
             spec=self.spec.name,
@@ -241,7 +257,9 @@ class _Search:
         )
 
     def counterexample(self, *, pinned: list[Schedule], runs: int, small: bool) -> Counterexample | None:
-        """The first broken run, as small as it gets."""
+        """The first broken run, as small as it gets; as it is found where real time decides too."""
+        if self.world == "wire":
+            return self._pinned(pinned) or self._sampled(runs)
         return (
             self._pinned(pinned)
             or (self._small() if small and self._scope.actions else None)
@@ -300,6 +318,12 @@ class _Search:
         with contextlib.suppress(_Found):
             attempt()
         return None if best is None else _counterexample(best, "random")
+
+    def _sampled(self, runs: int) -> Counterexample | None:
+        for nth in range(runs):
+            if (run := self._try(self._scope.sample(self.seed + nth), "random")).broken is not None:
+                return _counterexample(run, "random")
+        return None
 
     def _try(self, schedule: Schedule, what: str) -> Run:
         self.runs += 1

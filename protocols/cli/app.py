@@ -49,11 +49,13 @@ def _loaded(added: EntryPoint) -> Any:
     except Exception as error:
         # Whatever another package raises while it is imported: the other commands go on.
         package = added.dist.name if added.dist else "another package"
-        part = _broken(Failed(
-            726,
-            f"command {added.name} of {package} cannot be loaded: {type(error).__name__}: {error}",
-            todo=f"Install {package} again, or report it to those who make it.",
-        ))
+        part = _broken(
+            Failed(
+                726,
+                f"command {added.name} of {package} cannot be loaded: {type(error).__name__}: {error}",
+                todo=f"Install {package} again, or report it to those who make it.",
+            )
+        )
     command = typer.main.get_command(part)
     command.name = added.name
     return command
