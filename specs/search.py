@@ -129,21 +129,23 @@ def check_mutants(
     world: World = "model",
     runs: int = 1000,
     seed: int = 1,
+    small: bool = True,
     progress: Progress = lambda what, runs: None,
 ) -> list[MutantOutcome]:
     """Whether each wrong role breaks the property it names.
 
-    Another property that breaks first is said; the one it names is then looked for alone.
+    Another property that breaks first is said; the one it names is then looked for alone. What breaks is not shrunk.
+    runs, seed, small: as for `check`.
     """
     outcomes = []
     for name, mutant in mutants.items():
-        search = _Search(mutant.spec, world, seed, None, partial(_named, progress, name))
-        found = search.counterexample(pinned=[], runs=runs, small=True)
+        search = _Search(mutant.spec, world, seed, None, partial(_named, progress, name), shrink=False)
+        found = search.counterexample(pinned=[], runs=runs, small=small)
         first = None if found is None else found.broken.property
         tried = search.runs
         if first is not None and first != mutant.breaks:
-            search = _Search(mutant.spec, world, seed, {mutant.breaks}, search.progress)
-            alone = search.counterexample(pinned=[], runs=runs, small=True)
+            search = _Search(mutant.spec, world, seed, {mutant.breaks}, search.progress, shrink=False)
+            alone = search.counterexample(pinned=[], runs=runs, small=small)
             found, tried = alone or found, tried + search.runs
         outcomes.append(
             MutantOutcome(
@@ -223,7 +225,14 @@ class _Search:
     """
 
     def __init__(
-        self, spec: type[Spec], world: World, seed: int, only: Collection[str] | None, progress: Progress
+        self,
+        spec: type[Spec],
+        world: World,
+        seed: int,
+        only: Collection[str] | None,
+        progress: Progress,
+        *,
+        shrink: bool = True,
     ) -> None:
         self.spec, self.world, self.seed, self.only, self.progress = spec, world, seed, only, progress
         self.properties = spec.properties()
@@ -232,6 +241,7 @@ class _Search:
         self.counts: Counter[str] = Counter()
         self.reached: Counter[str] = Counter()
         self._play = _player(world)
+        self._phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
         self._scope = Scope(spec)
 
     def everything(self, *, pinned: list[Schedule], runs: int, small: bool, rates: bool = True) -> Outcome:
@@ -300,7 +310,7 @@ class _Search:
         best: Run | None = None
 
         @hypothesis.seed(self.seed)
-        @quiet_settings(runs, Phase.generate, Phase.shrink)
+        @quiet_settings(runs, *self._phases)
         @hypothesis.given(self._scope.drawn())
         def attempt(schedule: Schedule) -> None:
             nonlocal best
