@@ -327,11 +327,15 @@ def show(
         list[str] | None,
         typer.Option(help="Print the value of this after each step, such as count(Vote); repeat.", metavar="EXPR"),
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page of its own with a slider over the steps.", metavar="FILE")
+    ] = None,
     mermaid: Annotated[bool, typer.Option("--mermaid", help="Print the diagram in Mermaid's language.")] = False,
     json: Json = False,
 ) -> None:
     """Draw the run of a schedule, all of it."""
     from . import draw, find, report, search
+    from .page import page
     from .schedule import Schedule
     from .watch import Watch, watched
 
@@ -340,6 +344,21 @@ def show(
     cast = report.Cast(found)
     run = search.play(found, plan, _world(world))
     columns = watched(run.history, [Watch(text, cast.names) for text in watch or []])
+    broken = "" if run.broken is None else f"{run.broken.property} BROKEN"
+    if html is not None:
+        about = next((p.text for p in found.properties().values() if run.broken and p.name == run.broken.property), "")
+        text = page(
+            run.history,
+            cast.labels,
+            title=f"{plan.spec} in {world}: {plan.summary}",
+            broken=broken,
+            statement=about or found.statement(),
+            names=cast.names,
+            columns=columns,
+        )
+        html.write_text(text, encoding="utf-8")
+        say(f"wrote {html}")
+        return
     if json:
         steps = report.history_data(run.history, cast.names)
         said = [{"step": step} | {"watch": {t: c[n] for t, c in columns.items()}} for n, step in enumerate(steps)]
@@ -348,8 +367,7 @@ def show(
     if mermaid:
         say(draw.mermaid(run.history, cast.labels, cast.names))
         return
-    broken = "nothing broken" if run.broken is None else f"{run.broken.property} BROKEN"
-    say(f"{plan.spec}   {world}   {broken}   {plan.summary}   {run.seconds:.2f} virtual seconds")
+    say(f"{plan.spec}   {world}   {broken or 'nothing broken'}   {plan.summary}   {run.seconds:.2f} virtual seconds")
     say("")
     say(draw.text(run.history, cast.labels, names=cast.names, width=width(), columns=columns))
 
