@@ -43,9 +43,9 @@ svg .who { font-weight: 600; } svg .at { fill: var(--soft); }
 svg .life { stroke: var(--line); stroke-width: 1.5; } svg .life.down { stroke-dasharray: 2 5; }
 g.row { cursor: pointer; } g.row rect { fill: transparent; } g.row:hover rect { fill: var(--line); opacity: .4; }
 g.row.later { opacity: .22; } g.row.now rect { fill: var(--now); opacity: 1; } g.row.now text { stroke: var(--now); }
-g.row line { stroke: var(--ink); stroke-width: 1.4; } g.row path { fill: var(--ink); stroke: none; }
+g.row circle { fill: var(--ink); } g.row line { stroke: var(--ink); stroke-width: 1.4; } g.row path { fill: var(--ink); stroke: none; }
 g.lost line { stroke-dasharray: 5 4; stroke: var(--mark); }
-g.lost text.cross, g.row.bad text.note { fill: var(--mark); }
+g.lost text.cross, g.row.bad text.note { fill: var(--mark); } g.lost text.cross { font-size: 15px; }
 g.row.act text.note { fill: var(--act); } g.row.announce text.note { fill: var(--say); }
 aside { position: sticky; top: 118px; background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   padding: 12px 14px; max-height: calc(100vh - 140px); overflow: auto; }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 
@@ -15,28 +15,28 @@ from interlock.specs import Spec
 from interlock.specs.find import every, mutants_of
 from interlock.specs.judge import Outcome, World
 from interlock.specs.report import Cast, broken_lines, outcome_lines
-from interlock.specs.search import Mutant, check, check_mutants, regressions, toothless
+from interlock.specs.search import Mutant, check, check_mutants, regressions
 
 
 class Profile(NamedTuple):
     """How much is tried.
 
-    model, code: random runs of a spec of cost 1; None: only specs of cost 1 go there, and those not at all.
-    mutants: random runs of a wrong role of cost 1; 0: none is tried.
-    small_cost: the highest cost of a spec whose small scope is enumerated in the model.
+    model, code, mutants: random runs of a spec of cost 1; 0: none.
+    small: enumerate small scopes: those of specs of cost 1 in the model, or all of them, and the mutants' too.
+    costly_code: specs of a higher cost run in code too.
     """
 
     model: int
     code: int
     mutants: int
-    small_cost: int
+    small: Literal["none", "cheap", "all"]
     costly_code: bool
 
 
 PROFILES = {
-    "quick": Profile(model=200, code=0, mutants=0, small_cost=0, costly_code=False),
-    "ci": Profile(model=1000, code=1000, mutants=2000, small_cost=1, costly_code=False),
-    "deep": Profile(model=20_000, code=5000, mutants=20_000, small_cost=1000, costly_code=True),
+    "quick": Profile(model=200, code=0, mutants=0, small="none", costly_code=False),
+    "ci": Profile(model=1000, code=1000, mutants=5000, small="cheap", costly_code=False),
+    "deep": Profile(model=20_000, code=5000, mutants=50_000, small="all", costly_code=True),
 }
 PROFILE = PROFILES[os.environ.get("SPEC_PROFILE", "ci")]
 SPECS = every()
@@ -72,7 +72,7 @@ def shown(spec: type[Spec], outcome: Outcome) -> str:
 @pytest.mark.parametrize(("spec", "world"), items(), ids=lambda part: part if isinstance(part, str) else part.name)
 def test_the_spec_holds(spec: type[Spec], world: World) -> None:
     runs = {"model": PROFILE.model, "code": PROFILE.code, "wire": 0}[world]
-    small = world == "model" and spec.cost <= PROFILE.small_cost
+    small = world == "model" and (PROFILE.small == "all" or (PROFILE.small == "cheap" and spec.cost == 1))
     outcome = check(spec, world, runs=runs and max(1, runs // spec.cost), small=small)
     # A few runs of a costly spec need not reach everything; they say what they did not.
     strict = world == "model" and small
@@ -82,9 +82,8 @@ def test_the_spec_holds(spec: type[Spec], world: World) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", mutants())
 def test_the_wrong_role_breaks_what_it_should(mutant: Mutant) -> None:
-    small = mutant.spec.cost <= PROFILE.small_cost
     runs = max(1, PROFILE.mutants // mutant.spec.cost)
-    (outcome,) = check_mutants({"": mutant}, runs=runs, small=small)
+    (outcome,) = check_mutants({"": mutant}, runs=runs, small=PROFILE.small == "all")
     assert outcome.killed, f"{outcome.breaks} is not broken in {outcome.runs} runs; first broken: {outcome.broke}"
 
 
@@ -93,4 +92,3 @@ def test_every_property_has_a_mutant_that_must_break_it(spec: type[Spec]) -> Non
     named = {mutant.breaks for mutant in mutants_of(spec).values()}
     assert [name for name, part in spec.properties().items() if part.kind != "sometimes" and name not in named] == []
     assert len(mutants_of(spec)) >= 3
-    assert toothless(spec, []) != []
