@@ -144,29 +144,35 @@ def text(
     width: int = WIDTH,
     names: Mapping[bytes, str] = NAMES_NONE,
     columns: Mapping[str, Sequence[str]] | None = None,
-    last: int | None = None,
+    most: int | None = None,
 ) -> str:
     """The diagram as plain text, no line wider than `width` if the cast allows it.
 
     Args:
         cast: labels in the order of the columns; who does nothing is left out.
         columns: more to print left of each line: a title, and a text for each step of the history.
-        last: draw only so many lines, the last ones.
+        most: draw at most so many lines: the first ones and the last ones.
     """
     lines, columns = rows(history, names), columns or {}
     labels = cast_of(history, cast)
-    hidden = 0 if last is None else max(0, len(lines) - last)
-    left = _Left(columns, {row.nth for row in lines[hidden:]})
-    paper = _Paper(labels, lines[hidden:], max(40, width - left.width))
-    out = [f"{'':{MARGIN}}({hidden} earlier lines left out)"] if hidden else []
-    out += left.beside(paper.header(), titles=True)
-    for row in lines[:hidden]:
+    hidden = range(0)  # lines that are left out
+    if most is not None and len(lines) > most:
+        hidden = range(most // 2, len(lines) - (most - most // 2))
+    shown_lines = [row for nth, row in enumerate(lines) if nth not in hidden]
+    left = _Left(columns, {row.nth for row in shown_lines})
+    paper = _Paper(labels, shown_lines, max(40, width - left.width))
+    out = left.beside(paper.header(), titles=True)
+    count = 0
+    for nth, row in enumerate(lines):
+        if nth in hidden:
+            if nth == hidden.start:
+                out.append(f"{'':{left.width + MARGIN}}({len(hidden)} lines left out)")
+        else:
+            out.append(left.of(row.nth) + paper.line(row))
+            count += 1
+            if count % HEADER_EVERY == 0 and count < len(shown_lines):
+                out += left.beside(paper.header())
         paper.follow(row, history)
-    for count, row in enumerate(lines[hidden:], 1):
-        out.append(left.of(row.nth) + paper.line(row))
-        paper.follow(row, history)
-        if count % HEADER_EVERY == 0 and count < len(lines) - hidden:
-            out += left.beside(paper.header())
     return "\n".join(line.rstrip() for line in out)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import get_args
 
 import hypothesis
+import msgspec
 from hypothesis import Phase
 
 from interlock.protocols.errors import Misused
@@ -86,6 +87,21 @@ def check(
     )
 
 
+def replay(spec: type[Spec], schedule: Schedule, world: World = "model") -> Outcome:
+    """What one schedule says of a spec in one world.
+
+    Raises:
+        Misused: the spec or the schedule is not one (E801 to E806).
+    """
+    outcome = _Search(spec, world, schedule.seed, None, lambda what, runs: None).everything(
+        pinned=[schedule], runs=0, small=False, rates=False
+    )
+    found = outcome.counterexample
+    return msgspec.structs.replace(
+        outcome, warnings=(), counterexample=found and msgspec.structs.replace(found, found="replay")
+    )
+
+
 def compare(spec: type[Spec], found: Counterexample, world: World) -> str:
     """What another world makes of a counterexample: "same history", or the first step in which they part."""
     run = play(spec, found.schedule, world)
@@ -118,17 +134,19 @@ def check_mutants(
 ) -> list[MutantOutcome]:
     """Whether each wrong role breaks the property it names. The schedule that once showed it is tried first.
 
-    Another property that breaks first is said; the one it names is then looked for alone.
+    Another property that breaks first is said; the one it names is then looked for alone. What breaks is not shrunk.
+    runs, seed, small: as for `check`.
     """
     outcomes = []
     for name, mutant in mutants.items():
-        search = _Search(mutant.spec, world, seed, None, partial(_named, progress, name))
-        found = search.counterexample(pinned=killers(name, mutant), runs=runs, small=small)
+        pinned = killers(name, mutant)
+        search = _Search(mutant.spec, world, seed, None, partial(_named, progress, name), shrink=False)
+        found = search.counterexample(pinned=pinned, runs=runs, small=small)
         first = None if found is None else found.broken.property
         tried = search.runs
         if first is not None and first != mutant.breaks:
-            search = _Search(mutant.spec, world, seed, {mutant.breaks}, search.progress)
-            alone = search.counterexample(pinned=[], runs=runs, small=small)
+            search = _Search(mutant.spec, world, seed, {mutant.breaks}, search.progress, shrink=False)
+            alone = search.counterexample(pinned=pinned, runs=runs, small=small)
             found, tried = alone or found, tried + search.runs
         outcomes.append(
             MutantOutcome(
@@ -215,7 +233,14 @@ class _Search:
     """
 
     def __init__(
-        self, spec: type[Spec], world: World, seed: int, only: Collection[str] | None, progress: Progress
+        self,
+        spec: type[Spec],
+        world: World,
+        seed: int,
+        only: Collection[str] | None,
+        progress: Progress,
+        *,
+        shrink: bool = True,
     ) -> None:
         self.spec, self.world, self.seed, self.only, self.progress = spec, world, seed, only, progress
         self.properties = spec.properties()
@@ -224,14 +249,15 @@ class _Search:
         self.counts: Counter[str] = Counter()
         self.reached: Counter[str] = Counter()
         self._play = _player(world)
+        self._phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
         self._scope = Scope(spec)
 
-    def everything(self, *, pinned: list[Schedule], runs: int, small: bool) -> Outcome:
+    def everything(self, *, pinned: list[Schedule], runs: int, small: bool, rates: bool = True) -> Outcome:
         """See `check`."""
         began = time.perf_counter()
         found = self.counterexample(pinned=pinned, runs=runs, small=small)
-        rates = [part for part in self.properties.values() if part.kind == "rate" and self._judged(part.name)]
-        rated = {} if found else {part.name: self._rate(part) for part in rates}
+        parts = [part for part in self.properties.values() if part.kind == "rate" and self._judged(part.name)]
+        rated = {part.name: self._rate(part) for part in parts} if rates and not found else {}
         verdicts = tuple(self._verdicts(found, rated))
         return Outcome(
             spec=self.spec.name,
@@ -249,7 +275,9 @@ class _Search:
         )
 
     def counterexample(self, *, pinned: list[Schedule], runs: int, small: bool) -> Counterexample | None:
-        """The first broken run, as small as it gets."""
+        """The first broken run, as small as it gets; as it is found where real time decides too."""
+        if self.world == "wire":
+            return self._pinned(pinned) or self._sampled(runs)
         return (
             self._pinned(pinned)
             or (self._small() if small and self._scope.actions else None)
@@ -290,7 +318,7 @@ class _Search:
         best: Run | None = None
 
         @hypothesis.seed(self.seed)
-        @quiet_settings(runs, Phase.generate, Phase.shrink)
+        @quiet_settings(runs, *self._phases)
         @hypothesis.given(self._scope.drawn())
         def attempt(schedule: Schedule) -> None:
             nonlocal best
@@ -308,6 +336,12 @@ class _Search:
         with contextlib.suppress(_Found):
             attempt()
         return None if best is None else _counterexample(best, "random")
+
+    def _sampled(self, runs: int) -> Counterexample | None:
+        for nth in range(runs):
+            if (run := self._try(self._scope.sample(self.seed + nth), "random")).broken is not None:
+                return _counterexample(run, "random")
+        return None
 
     def _try(self, schedule: Schedule, what: str) -> Run:
         self.runs += 1

@@ -46,7 +46,7 @@ def test_the_halting_vote_holds_in_its_whole_small_scope_and_at_random() -> None
 
 @pytest.mark.slow
 def test_every_mutant_breaks_what_it_names_and_every_property_has_teeth() -> None:
-    outcomes = check_mutants(MUTANTS)
+    outcomes = check_mutants(MUTANTS, runs=4000, small=False)
     assert [outcome.name for outcome in outcomes if not outcome.killed] == []
     assert toothless(HaltingVote, outcomes) == []
     assert toothless(HaltingVote, outcomes[:2]) == ["agreement", "termination"]
