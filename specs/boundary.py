@@ -1,7 +1,8 @@
 """Boundary: no mask serves two values, and a frame that was changed, swapped or replayed is refused and blamed.
 
-The relay lies as it likes with frames, a lead may deal its group another first bridge than it keeps, and everybody
-may crash. What relays saw is judged symbolically: each frame is a mask plus a plaintext, both by name.
+The relay lies as it likes with frames, a lead may deal its group another first bridge than it keeps, the coordinator
+may lose its tail, and everybody may crash. What relays saw is judged symbolically: each frame is a mask plus a
+plaintext, both by name.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from interlock.protocols.boundary import Frame
 from interlock.protocols.change import Rotated
 from interlock.protocols.changing import Changing
 from interlock.protocols.effects import Announce, Blob, Effects, Event, Send
-from interlock.protocols.node import GaveUp, Node
+from interlock.protocols.node import Adopted, GaveUp, Node
 from interlock.protocols.relay import Relay
 from interlock.protocols.round import Sealed
 from interlock.protocols.seat import FrameRead
 
+from .fork import Liar
 from .history import Seen
-from .run import RunSpec
+from .run import COORDINATOR, RunSpec, key
 from .spec import action, always, sometimes
 from .symbolic import Term, term
 
@@ -122,14 +124,21 @@ class Boundary(RunSpec):
     may_stop = (308, 320, 330)
 
     def role(self, name: bytes) -> Any:
-        """As in any run, but for the relay."""
+        """As in any run, but for the relay, and a coordinator that may lose its tail."""
         honest = super().role(name)
+        if name == key(COORDINATOR):
+            return Liar(lambda: RunSpec.role(self, name), (*self.named("g"), *self.named("n")), ())
         return Tampering(honest) if isinstance(honest, Relay) else honest
 
     @action(by=Tampering, way=st.sampled_from(WAYS))
     def tamper(self, role: Tampering, way: str) -> Effects:
         "The relay changes the next frame, gives it the bytes of an earlier one, or sends an earlier one again."
         return role.tamper(way)
+
+    @action(by=Liar, drop=st.integers(0, 8), void=st.booleans())
+    def roll_back(self, role: Liar, drop: int, void: bool) -> Effects:
+        "The coordinator loses its last rows, or says that a tick was void, and goes on from there."
+        return role.roll_back(drop, void)
 
     @action(by=TwoBridges)
     def deal_two(self, role: TwoBridges) -> Effects:
@@ -171,8 +180,8 @@ class Boundary(RunSpec):
 
     @sometimes
     def trained(self, seen: Seen) -> bool:
-        "The run ends."
-        return self.ended(seen)
+        "A state that was trained becomes the base."
+        return any(event.made > 1 for event in seen(Adopted))
 
 
 def terms(seen: Seen) -> list[Term]:

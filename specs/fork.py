@@ -50,7 +50,8 @@ class Liar:
         self._make, self._members, self._accomplices = make, members, accomplices
         self._branches: list[Coordinator] = []
         self._rows: list[dict[str, bytes]] = []
-        self._told: dict[bytes, set[int]] = {}  # peer -> journals that it hears of, the first unless chosen
+        self._told: dict[bytes, set[int]] = {}  # peer -> journals that it hears of
+        self._main = 0  # the journal of all others
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
         """Begin with one journal."""
@@ -66,11 +67,20 @@ class Liar:
         rows = self._rows[branch % len(self._branches)]
         kept = sorted(rows)[: max(0, len(rows) - drop)]
         for peer in (*peers, *self._accomplices):
-            self._told.setdefault(peer, {0}).add(len(self._branches))
+            self._told.setdefault(peer, {self._main}).add(len(self._branches))
         effects = self._branch({name: rows[name] for name in kept})
         if void and self._branches[-1]._ledger.is_open:
             effects += self.invent(len(self._branches) - 1, self._members[-1])
         return [*effects, Announce(Branched(rows=len(kept)))]
+
+    def roll_back(self, drop: int, void: bool) -> Effects:
+        """Go on from a journal without its last rows, and forget that there ever was another."""
+        newest = len(self._branches)
+        effects = self.fork(self._main, drop, (), void)
+        self._told.clear()
+        self._main = newest
+        # What the copy said as it began went to nobody: its timers will say it again.
+        return effects
 
     def tell(self, peer: bytes, branch: int) -> Effects:
         """From now on this peer hears of one journal only."""
@@ -120,7 +130,7 @@ class Liar:
             return []
         for effect in wanted:
             match effect:
-                case Send(to=to) if index in self._told.get(to, {0}):
+                case Send(to=to) if index in self._told.get(to, {self._main}):
                     effects.append(effect)
                 case Store(key=name, value=value):
                     self._rows[index][name] = value
