@@ -206,7 +206,9 @@ class _Paper:
         beside = max((len(row.text) + 4 for row in lines if row.shape == "note"), default=0)
         wanted = max([6, beside, *(len(label) + 2 for label in labels)])
         right = max((len(row.text) + 3 for row in lines if row.shape != "note"), default=0)
-        room = (width - MARGIN - 1 - min(max(right, 0), max(TEXT_MIN, width // 3))) // count
+        paper = width - MARGIN - 1
+        aside = min(max(right, TEXT_MIN), max(TEXT_MIN, width // 3)) if right or beside * count > paper else 0
+        room = (paper - aside) // count
         self._pitch = max(PITCH_MIN, min(wanted, room))
         self._width = max(width, MARGIN + 1 + self._pitch * count + TEXT_MIN)
         self._at = {label: MARGIN + 1 + self._pitch * nth for nth, label in enumerate(labels)}

@@ -16,10 +16,10 @@ from .draw import NAMES_NONE, Row, cast_of, rows, shown
 from .history import History, Step
 
 TIME_X, FIRST_X = 8, 96  # pixels from the left: of times, and of the first lifeline
-ROW_Y, HEAD_Y = 24, 40
-PITCH = (120, 240)  # between lifelines, least and most
+ROW_Y, HEAD_Y = 24, 30
+PITCH = (110, 240)  # between lifelines, least and most
 CHARACTER_X = 6.7  # of the diagram's type
-NOTE_MOST, TEXT_MOST = 48, 70  # characters beside a lifeline, and on an arrow
+NOTE_MOST, TEXT_LEAST, TEXT_MOST = 48, 24, 70  # characters beside a lifeline, and on an arrow
 BYTES_MOST = 64  # of a value in a step's details
 
 _STYLE = """
@@ -28,31 +28,33 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { :root { --paper: #17181a; --ink: #e8e6e1; --soft: #9a968c; --line: #44464a;
   --card: #202225; --mark: #ff8a80; --act: #8ab4f8; --say: #81c995; --now: #3a3520; } }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.45 system-ui, sans-serif; }
-header { position: sticky; top: 0; z-index: 1; padding: 12px 20px; background: var(--card);
-  border-bottom: 1px solid var(--line); }
+body { margin: 0; height: 100vh; display: flex; flex-direction: column;
+  background: var(--paper); color: var(--ink); font: 15px/1.45 system-ui, sans-serif; }
+header { padding: 12px 20px; background: var(--card); border-bottom: 1px solid var(--line); }
 h1 { margin: 0; font-size: 17px; } h1 b { color: var(--mark); } p { margin: 2px 0 8px; color: var(--soft); }
 .bar { display: flex; gap: 10px; align-items: center; } .bar input { flex: 1; accent-color: var(--act); }
 button { font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--line); border-radius: 6px;
   padding: 1px 10px; cursor: pointer; }
 output { min-width: 8em; text-align: right; font-variant-numeric: tabular-nums; }
-main { display: grid; grid-template-columns: minmax(0, 1fr) 340px; gap: 16px; padding: 12px 20px; align-items: start; }
-.diagram { overflow-x: auto; } svg { display: block; font: 12px ui-monospace, monospace; }
+main { flex: 1; min-height: 0; display: grid; grid-template-columns: minmax(0, 1fr) 340px; gap: 16px; padding: 0 20px; }
+.diagram { overflow: auto; } .heads { position: sticky; top: 0; background: var(--paper); }
+svg { display: block; font: 12px ui-monospace, monospace; }
 svg text { fill: var(--ink); paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
 svg .who { font-weight: 600; } svg .at { fill: var(--soft); }
 svg .life { stroke: var(--line); stroke-width: 1.5; } svg .life.down { stroke-dasharray: 2 5; }
 g.row { cursor: pointer; } g.row rect { fill: transparent; } g.row:hover rect { fill: var(--line); opacity: .4; }
 g.row.later { opacity: .22; } g.row.now rect { fill: var(--now); opacity: 1; } g.row.now text { stroke: var(--now); }
-g.row circle { fill: var(--ink); } g.row line { stroke: var(--ink); stroke-width: 1.4; } g.row path { fill: var(--ink); stroke: none; }
+g.row circle { fill: var(--ink); }
+g.row line { stroke: var(--ink); stroke-width: 1.4; } g.row path { fill: var(--ink); stroke: none; }
 g.lost line { stroke-dasharray: 5 4; stroke: var(--mark); }
 g.lost text.cross, g.row.bad text.note { fill: var(--mark); } g.lost text.cross { font-size: 15px; }
 g.row.act text.note { fill: var(--act); } g.row.announce text.note { fill: var(--say); }
-aside { position: sticky; top: 118px; background: var(--card); border: 1px solid var(--line); border-radius: 8px;
-  padding: 12px 14px; max-height: calc(100vh - 140px); overflow: auto; }
+aside { margin: 12px 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px;
+  align-self: start; max-height: calc(100% - 24px); overflow: auto; }
 aside h2 { margin: 0 0 8px; font-size: 15px; } dl { margin: 0; display: grid; grid-template-columns: auto 1fr;
   gap: 3px 12px; } dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; white-space: pre-wrap;
   font-family: ui-monospace, monospace; font-size: 13px; } aside hr { border: 0; border-top: 1px solid var(--line); }
-@media (max-width: 800px) { main { grid-template-columns: 1fr; } aside { position: static; } }
+@media (max-width: 800px) { main { grid-template: 3fr 2fr / 1fr; gap: 0; } }
 """
 
 _SCRIPT = """
@@ -135,12 +137,13 @@ def _svg(lines: Sequence[Row], history: History, labels: Sequence[str]) -> str:
     pitch = min(max(PITCH[0], wanted), PITCH[1])
     x_of = {label: FIRST_X + pitch * nth for nth, label in enumerate(labels)}
     beyond = max([pitch, *(x_of[row.who] - x_of[labels[-1]] + _wide(row) for row in lines)]) if labels else 0
-    width, height = FIRST_X + pitch * max(0, len(labels) - 1) + beyond, HEAD_Y + ROW_Y * (len(lines) + 1)
-    out = [f'<svg width="{width:.0f}" height="{height}" viewBox="0 0 {width:.0f} {height}">']
-    out += _lives(lines, history, x_of)
+    width, height = FIRST_X + pitch * max(0, len(labels) - 1) + beyond, ROW_Y * (len(lines) + 1)
+    out = [f'<svg class="heads" width="{width:.0f}" height="{HEAD_Y}">']
     out += [
         f'<text class="who" x="{x:.0f}" y="20" text-anchor="middle">{escape(who)}</text>' for who, x in x_of.items()
     ]
+    out += ["</svg>", f'<svg width="{width:.0f}" height="{height}">']
+    out += _lives(lines, history, x_of)
     last = ""
     for nth, row in enumerate(lines):
         at = f"{row.at:.3f} s"
@@ -156,8 +159,8 @@ def _wide(row: Row) -> float:
 
 def _lives(lines: Sequence[Row], history: History, x_of: Mapping[str, float]) -> Iterator[str]:
     """Lifelines: dotted while down, none once dead or stopped."""
-    state = dict.fromkeys(x_of, ("life", 28.0))
-    end = HEAD_Y + ROW_Y * (len(lines) + 0.5)
+    state = dict.fromkeys(x_of, ("life", 0.0))
+    end = ROW_Y * (len(lines) + 0.5)
 
     def until(label: str, y: float) -> str:
         kind, since = state[label]
@@ -165,7 +168,7 @@ def _lives(lines: Sequence[Row], history: History, x_of: Mapping[str, float]) ->
         return f'<line class="{kind}" x1="{x:.0f}" x2="{x:.0f}" y1="{since:.0f}" y2="{y:.0f}"/>' if kind else ""
 
     for nth, row in enumerate(lines):
-        step, y = history[row.nth], HEAD_Y + ROW_Y * (nth + 0.5)
+        step, y = history[row.nth], ROW_Y * (nth + 0.5)
         if step.kind in ("crash", "back", "stop"):
             yield until(step.who, y)
             dead = step.kind == "stop" or step.mark == "dead"
@@ -175,7 +178,7 @@ def _lives(lines: Sequence[Row], history: History, x_of: Mapping[str, float]) ->
 
 
 def _line(row: Row, nth: int, x_of: Mapping[str, float], width: float, at: str) -> Iterator[str]:
-    top = HEAD_Y + ROW_Y * nth
+    top = ROW_Y * nth
     y = top + ROW_Y * 0.68
     kind = {"*": "act", "#": "announce", "!": "bad"}.get(row.symbol, "plain") if row.shape == "note" else row.shape
     yield f'<g class="row {kind}"><rect x="0" y="{top}" width="{width:.0f}" height="{ROW_Y}"/>'
@@ -198,12 +201,12 @@ def _line(row: Row, nth: int, x_of: Mapping[str, float], width: float, at: str) 
     else:
         back = end - 8 * towards
         yield f'<path d="M{end:.0f} {level} L{back:.0f} {level - 4} L{back:.0f} {level + 4} Z"/>'
-    text = escape(_cut(row.text, TEXT_MOST))
+    text = escape(_cut(row.text, min(TEXT_MOST, max(TEXT_LEAST, int(abs(end - start) / CHARACTER_X)))))
     yield f'<text x="{middle:.0f}" y="{level - 5}" text-anchor="middle">{text}</text></g>'
 
 
 def _details(step: Step, row: Row, names: Mapping[bytes, str], columns: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    what: list[tuple[str, str]] = [("at", f"{step.at:.6f} s"), ("who", step.who)]
+    what: list[tuple[str, str]] = [("what", step.kind), ("at", f"{step.at:.6f} s"), ("who", step.who)]
     if step.peer:
         what.append(("from" if step.kind in ("deliver", "lost") else "to", step.peer))
     body = step.message if step.message is not None else step.event
@@ -220,7 +223,7 @@ def _details(step: Step, row: Row, names: Mapping[bytes, str], columns: Mapping[
     if step.data:
         what.append(("stored", f"{len(step.data)} bytes: {_hex(step.data)}"))
     watched = [(title, cells[row.nth]) for title, cells in columns.items()]
-    return {"title": f"{step.kind} {row.text}".strip(), "details": what, "watch": watched}
+    return {"title": row.text, "details": what, "watch": watched}
 
 
 def _whole(value: Any, names: Mapping[bytes, str]) -> str:
