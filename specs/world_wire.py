@@ -146,6 +146,7 @@ class Wire(Stage):
         self._fates: dict[Key, Carry | None] = {}  # reported, and not yet at the router; None: it is lost there
         self._early: dict[Key, Sequence[Buffer]] = {}  # at the router, and not yet reported
         self._passed: dict[Any, dict[Key, Arrival]] = {name: {} for name in self.labels}  # and not yet received
+        self._away: set[Any] = set()  # who has crashed and comes back
         self._unclosed: set[Any] = set()  # who has not yet heard that the time of faults is over
         self._closing: float | None = None
         self._began = self._ended_at = math.nan
@@ -248,10 +249,9 @@ class Wire(Stage):
         Raises:
             Failed: E821, one of them never comes.
         """
-        until = self._loop.time() + START_S
         while not all(map(self._present, self.labels)) and not self._over.done():
             for name, process in self.processes.items():
-                late = self._loop.time() > until and not self._present(name)
+                late = self._loop.time() > process.since + START_S and not self._present(name)
                 if late or process.death() is not None:
                     raise Failed(
                         821,
@@ -307,6 +307,7 @@ class Wire(Stage):
             self._lose(arrival)
         self._passed[name].clear()
         if isinstance(error, Crashed) and error.crash.back is not None and not self.finished:
+            self._away.add(name)
             self._spawn(
                 name,
                 Past(inputs=actor.nth, jobs=self._jobs[name], draws=self._draws[name], sent=dict(self._sent[name])),
@@ -315,9 +316,12 @@ class Wire(Stage):
     def _return(self, name: Any, nth: int) -> None:
         """It starts again, as soon as its process is there."""
         if self._present(name):
+            self._away.discard(name)
             super()._return(name, nth)
+        elif self._loop.time() > self.processes[name].since + START_S:
+            said = "\n".join(["its process does not start again", *self.processes[name].said()])
+            self.role_broke(self.labels[name], said)
         else:
-            self._busy_until = self.now() + 2 * LOOK_S
             self.at(self.now() + LOOK_S, self._return, name, nth)
 
     # --- what participants report ---
@@ -447,13 +451,13 @@ class Wire(Stage):
             self._unclosed = {name for name, actor in self.actors.items() if actor.alive}
             for name in self._unclosed:
                 self._tell(name, Close())
-        if not self._unclosed:
-            super()._faults_over()
-        elif self.now() > self._closing + ANSWER_S:
+        if self._unclosed and self.now() > self._closing + ANSWER_S:
             stuck = ", ".join(sorted(self.labels[name] for name in self._unclosed))
             self._break(BOUNDS, f"no answer from {stuck} for {ANSWER_S:g} s: is there an endless loop in a role?")
-        else:
+        elif self._unclosed or self._away:
             self.at(self.now() + LOOK_S, self._faults_over)
+        else:
+            super()._faults_over()
 
 
 class _Stopped(Exception):

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -23,10 +24,12 @@ class Process:
     """One participant's process, from one start to one end. It cannot outlive this one: its input ends with us.
 
     Attributes:
-        pid: its process id. ready: it has reported. leaving: it has said that it ends.
+        pid: its process id. since: when it was started, on the monotonic clock.
+        ready: it has reported. leaving: it has said that it ends.
     """
 
     def __init__(self, part: Part) -> None:
+        self.since = time.monotonic()
         self.ready = self.leaving = False
         Path(part.folder).mkdir(exist_ok=True)
         self._said = Path(part.folder) / "said.txt"
