@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
+from interlock.protocols.coordinator import RunEnded
 from interlock.protocols.errors import Failed, Misused
 from interlock.specs import world_wire
 from interlock.specs.halting import HONEST, HaltingVote, halted
 from interlock.specs.history import LOST, Seen
 from interlock.specs.judge import BOUNDS, NO_CRASH, Run, judge_history
 from interlock.specs.mutants.halting import Once
+from interlock.specs.release import Release
 from interlock.specs.schedule import (
     Crash,
     Delay,
@@ -34,8 +36,10 @@ from interlock.specs.schedule import (
     Twice,
     forged,
 )
+from interlock.specs.scope import Scope
 from interlock.specs.search import play
 
+from .toys import Chaos
 from .wired import Heard, Homebound, Parrots, Word
 
 LOST_VOTE = Schedule.load(Path(world_wire.__file__).parent / "regressions/halting/termination-1.json")
@@ -230,6 +234,37 @@ def test_a_stop_ends_a_participant_and_errors_must_be_allowed() -> None:
     stops = {step.who: (step.number, step.text) for step in run.history if step.kind == "stop"}
     assert stops == {"a": (None, ""), "b": (444, "E444 enough: expected 1, got 2")}
     assert run.broken is None and kinds(run, "a")[-1] == "impossible"
+
+
+@pytest.mark.parametrize("seed", [17, 20])  # with crashes, forgeries, stops, slow jobs
+def test_a_history_of_chaos_is_one_that_can_be(seed: int) -> None:
+    run = world_wire.play(Chaos, Scope(Chaos).sample(seed))
+    assert run.broken is None
+    assert [step.at for step in run.history] == sorted(step.at for step in run.history)
+    ends = [step.sent for step in run.history if step.kind in ("deliver", "lost")]
+    assert len(set(ends)) == len(ends)
+    up = dict.fromkeys(("p", "q", "r", "traitor"), True)
+    received: dict[tuple[str, str], int] = {}
+    for nth, step in enumerate(run.history):
+        up[step.who] = (up[step.who] and step.kind not in ("crash", "stop")) or step.kind == "back"
+        assert up[step.who] or step.kind in ("crash", "stop", "lost", "impossible")
+        if step.kind == "deliver":
+            assert step.sent < nth and run.history[step.sent].mark not in LOST
+            if step.mark not in ("delay", "reorder"):
+                assert received.get((step.peer, step.who), -1) < step.sent
+                received[step.peer, step.who] = step.sent
+
+
+@pytest.mark.slow
+def test_a_whole_run_of_real_roles_ends_though_its_coordinator_and_a_gate_crash() -> None:
+    crashes = (
+        Crash(who="coordinator", input=40, effects=1, back=0.05),
+        Crash(who="g0", input=5, effects=1, back=0.05),
+    )
+    run = world_wire.play(Release, Schedule(spec="release", version=Release.version, faults=crashes))
+    assert run.broken is None and run.reached >= {"took_up"}
+    assert sorted(step.who for step in run.history if step.kind == "back") == ["coordinator", "g0"]
+    assert [step.who for step in run.history if isinstance(step.event, RunEnded)] == ["coordinator"]
 
 
 # --- what goes wrong ---
