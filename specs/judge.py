@@ -6,8 +6,10 @@ runs of a spec in one world say together, as plain data that prints as JSON.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -187,6 +189,7 @@ class Judge:
 
     Args:
         only: names of the properties to judge; None is all of them.
+        within_most: seconds that an `eventually` has at most.
 
     Attributes:
         broken: what broke first. reached: the `sometimes` reached. rated: at the end, what each `rate` says.
@@ -194,7 +197,7 @@ class Judge:
         quiet: when the quiet phase began.
     """
 
-    def __init__(self, spec: Spec, only: Collection[str] | None = None) -> None:
+    def __init__(self, spec: Spec, only: Collection[str] | None = None, *, within_most: float = math.inf) -> None:
         self.broken: Broken | None = None
         self.reached: set[str] = set()
         self.rated: dict[str, bool | None] = {}
@@ -206,7 +209,9 @@ class Judge:
         self._settled = False
         self._error: Misused | None = None
         parts = [p for p in spec.properties().values() if p.kind == "sometimes" or only is None or p.name in only]
-        self.eventualities = [part for part in parts if part.kind == "eventually"]
+        self.eventualities = [
+            replace(part, within=min(part.within, within_most)) for part in parts if part.kind == "eventually"
+        ]
         self._open = {part.name: _Watched(part) for part in self.eventualities}  # their time is not up
         self._always = [_Watched(part) for part in parts if part.kind == "always"]
         self._sometimes = [_Watched(part) for part in parts if part.kind == "sometimes"]

@@ -325,8 +325,7 @@ class Stage(ABC):
         """The bytes of a `Draw`, from the schedule's seed, who, and how many draws it had."""
         nth = self._draws[name]
         self._draws[name] += 1
-        seed = f"{self.schedule.seed} {nth} {self.labels[name]}".encode()
-        return hashlib.shake_256(seed).digest(size)
+        return drawn(self.schedule.seed, nth, self.labels[name], size)
 
     def compute(self, name: Any, job: Any) -> Any:
         """The result of a job.
@@ -387,6 +386,11 @@ class Stage(ABC):
             )
         message: Message = message_of(item, self.kinds)
         return message
+
+
+def drawn(seed: int, nth: int, label: str, size: int) -> bytes:
+    """The bytes of the n-th draw (from 0) of a participant."""
+    return hashlib.shake_256(f"{seed} {nth} {label}".encode()).digest(size)
 
 
 def _named(fault: Any) -> tuple[str, ...]:
