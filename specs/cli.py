@@ -112,6 +112,12 @@ def check(
         Path | None,
         typer.Option(help="Run this saved schedule only.", exists=True, dir_okay=False, metavar="FILE"),
     ] = None,
+    journal: Annotated[
+        Path | None,
+        typer.Option(
+            help="Judge what the real run in this directory wrote down.", exists=True, file_okay=False, metavar="DIR"
+        ),
+    ] = None,
     mutants: Annotated[bool, typer.Option("--mutants", help="Also check that wrong roles break the spec.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings: on what was never tried.")] = False,
     json: Json = False,
@@ -120,15 +126,21 @@ def check(
     told = Told(runs=runs, seed=seed, mutants=mutants, strict=strict, json=json)
     chosen: list[World] = [_world(world) for world in dict.fromkeys(worlds or ["model"])]
     if replay is not None:
-        if mutants or len(specs or []) > 1:
-            raise typer.BadParameter("--replay takes one spec, and no --mutants.")
+        if mutants or journal is not None or len(specs or []) > 1:
+            raise typer.BadParameter("--replay takes one spec, no --mutants and no --journal.")
         statuses = [_replayed(replay, (specs or [""])[0], world, told) for world in chosen]
         raise typer.Exit(worst(statuses))
     from . import find
 
     names = list(dict.fromkeys(specs)) if specs else [spec.name for spec in find.every()]
-    for name in names:
-        find.find(name)  # a wrong name is known before anything runs
+    found = [spec for name in names for spec in find.find(name)]  # a wrong name is known before anything runs
+    if journal is not None:
+        if mutants or worlds:
+            raise typer.BadParameter("--journal takes no --mutants and no --in.")
+        from .run import RunSpec
+
+        about = found if specs else [spec for spec in found if issubclass(spec, RunSpec)]
+        raise typer.Exit(worst(_over_journal(spec, journal, told) for spec in about))
     tasks = [Task(name, world) for name in names for world in chosen]
     if jobs == 1 or len(tasks) == 1:
         statuses = [_checked(task, told) for task in tasks]
@@ -184,7 +196,24 @@ def _replayed(file: Path, text: str, world: World, told: Told) -> int:
     return _say(spec, Task(text or spec.name, world), outcome, told, replayed=file)
 
 
-def _not_one(name: str, world: World, error: InterlockError, told: Told) -> int:
+def _over_journal(spec: Any, directory: Path, told: Told) -> int:
+    from . import report
+    from .journal import judge_journal, labels
+
+    try:
+        outcome = judge_journal(spec, directory)
+    except InterlockError as error:
+        return _not_one(spec.name, "journal", error, told)
+    status: int = outcome.exit_code
+    if told.json:
+        say_json(report.plain(outcome) | {"history": None, "status": status})
+    else:
+        for line in report.journal_lines(outcome, labels(directory), width=width()):
+            say(line)
+    return status
+
+
+def _not_one(name: str, world: str, error: InterlockError, told: Told) -> int:
     """A spec, property or schedule that is not one: nothing is learned from it."""
     if told.json:
         said = {"spec": name, "world": world, "error": str(error), "hint": error.todo, "status": NOTHING_LEARNED}

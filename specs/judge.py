@@ -217,6 +217,11 @@ class Judge:
         self._sometimes = [_Watched(part) for part in parts if part.kind == "sometimes"]
         self._rates = [part for part in parts if part.kind == "rate"]
 
+    def reads(self, name: str) -> set[object]:
+        """What the last answer of a property depended on, in the words of `Seen`; nothing once a `sometimes` is
+        reached."""
+        return next((w.reads or set() for w in (*self._always, *self._sometimes) if w.part.name == name), set())
+
     def take(self, step: Step) -> None:
         """One more step happened."""
         self._steps += 1

@@ -11,12 +11,14 @@ import msgspec
 
 from . import draw
 from .history import History, Step
+from .journal import JournalOutcome
 from .judge import Counterexample, MutantOutcome, Outcome, Verdict, World
 from .schedule import Schedule
 from .search import regressions_folder
 from .spec import Spec
 
 LINES_MOST = 60  # of a diagram beside a verdict; `spec show` draws all of it
+JOURNAL_LINES = 25  # before a break in a run's directory
 IN_WORLD: Mapping[World, str] = {"model": "in the model", "code": "in code", "wire": "on the wire"}
 _HAPPENED = ("send", "announce", "timer", "store", "refused", "done", "drawn", "back")  # said last, most first
 
@@ -57,6 +59,8 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
 
 
 def _result(verdict: Verdict) -> str:
+    if verdict.kind == "sometimes" and verdict.share is None:
+        return verdict.result
     if verdict.kind == "sometimes":
         return "never" if not verdict.share else f"{100 * verdict.share:.0f} %" if verdict.share >= 0.01 else "< 1 %"
     return "BROKEN" if verdict.result == "broken" else verdict.result
@@ -95,6 +99,25 @@ def _others(world: World, found: Counterexample) -> Iterator[tuple[World, str]]:
     for other in IN_WORLD:
         if other != world:
             yield other, found.other_worlds.get(other, f"not tried (add --in {other})")
+
+
+def journal_lines(outcome: JournalOutcome, cast: Sequence[str], *, width: int) -> Iterator[str]:
+    """What a run's directory says of a spec; the last lines of its history where a property broke."""
+    yield f"{outcome.spec}   {outcome.directory}   {outcome.rows} rows   {outcome.events} events"
+    yield from verdict_lines(outcome.verdicts)
+    if any(verdict.result == "unknown" for verdict in outcome.verdicts):
+        yield "  unknown: it asks for what no run writes down, such as messages"
+    for verdict in outcome.verdicts:
+        if verdict.result == "broken" and verdict.message:
+            yield f"  {verdict.name}: {verdict.message}"
+    if outcome.broken is not None:
+        yield ""
+        yield f"  {outcome.broken.property} BROKEN at the end of this:"
+        yield ""
+        yield draw.text(outcome.history[-JOURNAL_LINES:], cast, width=width)
+        yield ""
+    if outcome.exit_code == 2:
+        yield f"{outcome.spec}: nothing learned, no property can be judged by what a run writes down"
 
 
 def mutant_lines(outcomes: Sequence[MutantOutcome], toothless: Sequence[str]) -> Iterator[str]:

@@ -143,6 +143,7 @@ class Spec:
         latency: seconds that a message takes. settle: seconds that a run goes on at least after the faults end.
         small_most: how many schedules of the small scope are tried at most; raise runs instead where a run is slow.
         inputs_max, seconds: how many inputs a random schedule has at most, and within which time they come.
+        symbolic: properties that read what only a spec's own workers write: nobody judges them over a real run.
         cost: about how many runs of the halting example one run costs; where nobody says how many runs, a spec gets
             so many times fewer.
     """
@@ -159,6 +160,7 @@ class Spec:
     small_most: ClassVar[int] = 20_000
     inputs_max: ClassVar[int] = 6
     seconds: ClassVar[float] = 2.0
+    symbolic: ClassVar[Iterable[str]] = ()
     cost: ClassVar[int] = 1
     bounds: ClassVar[Bounds] = Bounds()
     _parts: ClassVar[dict[str, Any]] = {}

@@ -661,3 +661,19 @@ def test_a_command_that_cannot_be_loaded_says_so_and_spoils_no_other(
         if status:
             assert "error: E726 command extra of another package cannot be loaded" in told.err
             assert said in told.err
+
+
+# What a run wrote down.
+
+
+def test_a_directory_that_is_no_run_learns_nothing(call: Call) -> None:
+    status, out, err = call("check", "release", "--journal", ".")
+    assert (status, out) == (NOTHING_LEARNED, "release   journal   nothing learned\n")
+    assert "error: E705 . is not the directory of a run" in err
+    status, _, err = call("check", "halting", "--journal", ".")
+    assert status == NOTHING_LEARNED
+    assert "error: E814 spec halting is not about a run" in err
+    for wrong in (["--mutants"], ["--in", "code"], ["--replay", "saved.json"]):
+        Path("saved.json").write_text("{}")
+        assert call("check", "release", "--journal", ".", *wrong)[0] == USAGE
+    assert call("check", "release", "--journal", "missing")[0] == USAGE
