@@ -66,10 +66,8 @@ SECONDS_MAX = 20.0
 START_S = 30.0  # a process that has not reported by then never will
 ANSWER_S = 10.0  # one that runs and does not answer for so long is stuck
 LOOK_S = 0.005  # between looks whether processes are there
-WATCH_S, GRACE_S = (
-    0.05,
-    0.5,
-)  # between looks whether they still are; what a dead one has reported gets so long to arrive
+WATCH_S = 0.05  # between looks whether they still are
+GRACE_S = 0.5  # what a dead one has reported gets so long to arrive
 REPORT_BYTES = 256 << 20
 
 Key: TypeAlias = tuple[str, int]  # of a message: its sender's label, its sequence number

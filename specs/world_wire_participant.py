@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 import threading
 import time
@@ -30,6 +29,7 @@ from interlock.protocols.wire import Buffer
 
 from .history import Step
 from .links import Actor, Crashed, Links, Note, contents
+from .schedule import Crash
 from .spec import kinds
 from .stage import Silent, drawn
 from .world_code import LIMITS, RUN
@@ -145,9 +145,19 @@ class Participant:
                 self.runner.perform(lambda: self.actor.forge(self.names[label], message))
             case Close():
                 self.links.closed = True
-                self.report(Closed())
+                if not self._crashing():
+                    self.report(Closed())
             case End():
                 os._exit(0)
+
+    def _crashing(self) -> bool:
+        """Whether it has crashed and will say so in a moment: what it sent before is still leaving."""
+        began = (self.part.past or Past()).inputs
+        faults = self.part.schedule.faults
+        return any(
+            isinstance(fault, Crash) and fault.who == self.label and began <= fault.input < self.actor.nth
+            for fault in faults
+        )
 
     async def _run(self) -> None:
         """Play the role to its end, and tell how it ended."""
@@ -283,7 +293,6 @@ def _leave_with_traceback() -> None:
 
 def main() -> None:
     """Play the part on the first line of the input."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the hub, which ends its participants
     part = msgspec.json.decode(sys.stdin.buffer.readline(), type=Part)
     threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), daemon=True).start()
     try:

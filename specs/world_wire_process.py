@@ -41,7 +41,6 @@ class Process:
                 stdout=said,
                 stderr=said,
                 env={**os.environ, "PYTHONPATH": search},
-                start_new_session=True,  # Ctrl-C is for us, who end it
             )
         self.pid = self._popen.pid
         assert self._popen.stdin is not None
