@@ -33,9 +33,10 @@ Kind: TypeAlias = Literal[
     "broken",  # who raised what no role may raise
 ]
 
-# What becomes of a message (on its "send" step, and again on its "deliver" or "lost" step). "": it arrives as planned.
+# What becomes of a message (on its "send" step, and again on its "deliver" or "lost" step) or job (on its "done" step).
+# "": as planned.
 Mark: TypeAlias = Literal[
-    "", "drop", "twice", "again", "delay", "reorder", "partition", "down", "nobody", "forged", "dead"
+    "", "drop", "twice", "again", "delay", "reorder", "partition", "down", "nobody", "forged", "dead", "slow"
 ]
 
 LOST: frozenset[str] = frozenset({"drop", "partition", "down", "nobody"})  # marks of messages that never arrive

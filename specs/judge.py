@@ -141,6 +141,10 @@ def count(history: History, counts: Counter[str]) -> None:
             counts["send"] += 1
             if step.mark:
                 counts[step.mark] += 1
+        elif step.kind == "done":
+            counts["done"] += 1
+            if step.mark:
+                counts[step.mark] += 1
         elif step.kind == "crash":
             counts["death" if step.mark == "dead" else "crash"] += 1
         else:

@@ -84,6 +84,7 @@ class Links:
         self._partitions: list[Partition] = []
         self._ordinals: Counter[tuple[str, str]] = Counter()
         self._jobs: Counter[str] = Counter()
+        self._under_way: dict[str, deque[bool]] = {}
         for fault in schedule.faults:
             match fault:
                 case Crash():
@@ -138,7 +139,18 @@ class Links:
         nth = self._jobs[who]
         self._jobs[who] += 1
         slow = self._slow.pop((who, nth), None)
-        return 0.0 if slow is None or self.closed else slow.by
+        more = 0.0 if slow is None or self.closed else slow.by
+        self._under_way.setdefault(who, deque()).append(more > 0)
+        return more
+
+    def job_ended(self, who: str) -> bool:
+        """Whether the oldest job under way of `who` was a slow one. Jobs end in their order."""
+        jobs = self._under_way.get(who)
+        return jobs.popleft() if jobs else False
+
+    def jobs_lost(self, who: str) -> None:
+        """`who` starts anew: its jobs are gone."""
+        self._under_way.pop(who, None)
 
 
 class Actor:
@@ -176,6 +188,7 @@ class Actor:
         self.refusing: int | None = None
         self._links, self._observer = links, observer
         self._labels, self._addresses, self._names = labels, addresses, names
+        links.jobs_lost(label)
         self._with_blobs = _takes_blobs(role)
 
     # --- inputs ---
@@ -201,7 +214,8 @@ class Actor:
 
     def on_done(self, job: Any, result: Any) -> fx.Effects:
         """A job ended."""
-        return self._input(self._step("done", name=shown(job)), "on_done", job, result)
+        mark: Mark = "slow" if self._links.job_ended(self.label) else ""
+        return self._input(self._step("done", name=shown(job), mark=mark), "on_done", job, result)
 
     def on_drawn(self, name: str, data: bytes) -> fx.Effects:
         """The bytes of a `Draw`."""
