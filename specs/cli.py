@@ -31,6 +31,7 @@ WIDTHS = (60, 200)  # of a diagram, in characters
 WIDTH = 100  # where nobody knows how wide the terminal is
 PROGRESS_S, LINES_S = 0.2, 10.0  # between signs of progress, on a terminal and elsewhere
 RUNS, RUNS_WIRE = 1000, 5
+VIRTUAL: tuple[World, ...] = ("model", "code")  # what broke is tried in the other of these by itself
 _UsageError: Any = typer.BadParameter.__base__  # Click's, wherever this version of Typer has it
 
 
@@ -244,7 +245,8 @@ def _say(
     status: int = outcome.exit_code(strict=told.strict)
     found, file, new = outcome.counterexample, replayed, False
     if found is not None:
-        others = {w: search.compare(spec, found, w) for w in ("model", "code") if w != task.world}
+        exact = task.world != "wire"
+        others = {w: search.compare(spec, found, w, exact=exact) for w in VIRTUAL if w != task.world}
         found = msgspec.structs.replace(found, other_worlds=others)
         outcome = msgspec.structs.replace(outcome, counterexample=found)
         if replayed is None:

@@ -49,7 +49,7 @@ class Watch:
         names: labels of keys that occur in messages.
 
     Raises:
-        Misused: E821, it is no expression.
+        Misused: E815, it is no expression.
     """
 
     def __init__(self, text: str, names: Mapping[bytes, str] = NAMES_NONE) -> None:
@@ -74,12 +74,12 @@ class Watch:
         """The answer so far.
 
         Raises:
-            Misused: E822, the values have no order.
+            Misused: E816, the values have no order.
         """
         try:
             return _FUNCTIONS[self._function](self._found) if self._function else list(self._found)
         except TypeError:
-            raise Misused(822, f"--watch {self.text}: {self._function} of values that it cannot compare") from None
+            raise Misused(816, f"--watch {self.text}: {self._function} of values that it cannot compare") from None
 
     @property
     def shown(self) -> str:
@@ -190,7 +190,7 @@ class Watch:
 
     def _wrong(self, expected: str) -> Misused:
         return Misused(
-            821,
+            815,
             f"--watch {self.text[:LENGTH_MAX]}",
             expected=expected,
             actual=repr(self.text[:40]),

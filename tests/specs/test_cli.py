@@ -69,6 +69,7 @@ class Pings(Spec):
         """Only small numbers are heard."""
         return all(event.number <= 3 for event in seen(Heard))
 '''
+PING_3 = (Input(at=0.0, who="a", action="ping", arguments={"number": 3}),)
 PROPERTY = PINGS[PINGS.index("    @always") :]
 
 
@@ -76,7 +77,7 @@ PROPERTY = PINGS[PINGS.index("    @always") :]
 def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Call]:
     """Run one command in a folder of its own: status, output, error output."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(sys, "path", list(sys.path))
     modules = set(sys.modules)
     before = signal.getsignal(signal.SIGINT)
@@ -457,7 +458,7 @@ def test_an_endless_resend_ends(call: Call, answer: str, what: str) -> None:
         (["check", "schedule"], "E811 no such spec"),
         (["show"], "Missing argument"),
         (["show", "missing.json"], "does not exist"),
-        (["show", "saved.json", "--watch", "count("], "E821"),
+        (["show", "saved.json", "--watch", "count("], "E815"),
         (["new"], "Missing argument"),
         (["new", "Ballot"], "E813 a spec's name"),
         (["new", "../ballot"], "E813 a spec's name"),
@@ -677,3 +678,14 @@ def test_a_directory_that_is_no_run_learns_nothing(call: Call) -> None:
         Path("saved.json").write_text("{}")
         assert call("check", "release", "--journal", ".", *wrong)[0] == USAGE
     assert call("check", "release", "--journal", "missing")[0] == USAGE
+
+
+@pytest.mark.slow
+def test_a_spec_breaks_on_the_wire_and_is_tried_in_the_other_worlds(call: Call) -> None:
+    status, out, _ = call("check", broken(), "--in", "wire", "--replay", schedule(inputs=PING_3))
+    assert status == BROKEN
+    assert "pings   wire   small BROKEN: Only small numbers are heard." in out
+    assert "in the model: broken too   in code: broken too" in out
+    status, out, _ = call("check", write(), "--in", "wire", "--runs", 1)
+    assert status in (HELD, NOTHING_LEARNED)
+    assert "pings   wire   1 run   " in out
