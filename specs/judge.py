@@ -85,7 +85,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     runs: all of them, the enumerated ones included. enumerated: how many schedules of small scope; complete: whether
     these were all there are. counts: how often each thing happened, by "act NAME", "impossible NAME", "deliver",
-    "timer", "crash" and the marks of messages.
+    "timer", "crash" and the marks of messages. asked: whether anybody was to act: not so where a schedule of faults
+    alone is replayed.
     """
 
     spec: str
@@ -98,6 +99,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     complete: bool
     verdicts: tuple[Verdict, ...]
     counts: dict[str, int]
+    asked: bool = True
     warnings: tuple[str, ...] = ()
     counterexample: Counterexample | None = None
 
@@ -105,7 +107,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     def learned(self) -> bool:
         """Whether any action ran, and every rate has an answer."""
         acted = any(number and name.startswith("act ") for name, number in self.counts.items())
-        return acted and all(verdict.result != "unknown" for verdict in self.verdicts)
+        return (acted or not self.asked) and all(verdict.result != "unknown" for verdict in self.verdicts)
 
     def exit_code(self, *, strict: bool = False) -> int:
         """0 all held; 1 broken, or a warning under `strict`; 2 nothing learned."""

@@ -97,9 +97,8 @@ def replay(spec: type[Spec], schedule: Schedule, world: World = "model") -> Outc
         pinned=[schedule], runs=0, small=False, rates=False
     )
     found = outcome.counterexample
-    return msgspec.structs.replace(
-        outcome, warnings=(), counterexample=found and msgspec.structs.replace(found, found="replay")
-    )
+    found = found and msgspec.structs.replace(found, found="replay")
+    return msgspec.structs.replace(outcome, asked=bool(schedule.inputs), warnings=(), counterexample=found)
 
 
 def compare(spec: type[Spec], found: Counterexample, world: World, *, exact: bool = True) -> str:

@@ -15,7 +15,7 @@ import pytest
 
 from interlock.protocols.cli import app as commands
 from interlock.specs.cli import app, worst
-from interlock.specs.schedule import Drop, Input, Schedule
+from interlock.specs.schedule import Crash, Drop, Input, Schedule
 
 HELD, BROKEN, NOTHING_LEARNED, USAGE = range(4)
 
@@ -689,3 +689,11 @@ def test_a_spec_breaks_on_the_wire_and_is_tried_in_the_other_worlds(call: Call) 
     status, out, _ = call("check", write(), "--in", "wire", "--runs", 1)
     assert status in (HELD, NOTHING_LEARNED)
     assert "pings   wire   1 run   " in out
+
+
+def test_a_replay_of_faults_alone_may_hold(call: Call) -> None:
+    write(was="    def cast(self)", now='    faults = {"crash"}\n\n    def cast(self)')
+    path = schedule(inputs=(), faults=(Crash(who="a", input=0, effects=0, back=0.5),))
+    status, out, _ = call("check", "pings.py", "--replay", path)
+    assert status == HELD
+    assert "crash 1" in out
