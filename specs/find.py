@@ -76,10 +76,11 @@ def mutants_of(spec: type[Spec]) -> dict[str, Mutant]:
         Misused: E812.
     """
     home = sys.modules[spec.__module__]
-    path = Path(str(home.__file__)).parent / "mutants" / f"{spec.name}.py"
+    ours = _ours(Path(str(home.__file__)))
+    path = Path(__file__ if ours else str(home.__file__)).parent / "mutants" / f"{spec.name}.py"
     if not path.is_file():
         return {}
-    module = import_module(f"{__package__}.mutants.{spec.name}") if _ours(path) else _imported(path, "mutants_")
+    module = import_module(f"{__package__}.mutants.{spec.name}") if ours else _imported(path, "mutants_")
     found: dict[str, Mutant] = getattr(module, "MUTANTS", {})
     return found
 
