@@ -63,7 +63,7 @@ from .world_wire_talk import (
 )
 
 SECONDS_MAX = 20.0
-START_S = 30.0  # a process that has not reported by then never will
+START_S = 60.0  # a process that has not reported by then never will
 ANSWER_S = 10.0  # one that runs and does not answer for so long is stuck
 LOOK_S = 0.005  # between looks whether processes are there
 WATCH_S = 0.05  # between looks whether they still are

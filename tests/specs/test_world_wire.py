@@ -233,7 +233,7 @@ def test_a_stop_ends_a_participant_and_errors_must_be_allowed() -> None:
 
 
 def test_a_history_of_chaos_is_one_that_can_be() -> None:
-    run = world_wire.play(Chaos, Scope(Chaos).sample(20))
+    run = world_wire.play(Chaos, Scope(Chaos).sample(41))
     assert run.broken is None
     assert [step.at for step in run.history] == sorted(step.at for step in run.history)
     ends = [step.sent for step in run.history if step.kind in ("deliver", "lost")]
