@@ -196,8 +196,8 @@ def test_draws_are_the_schedules_and_timers_and_work_are_real() -> None:
     plan = run.schedule
     model = play(Parrots, Schedule(**{**fields(plan), "faults": ()}), "model")
     assert sorted(said(run, "a")) == sorted(said(model, "a"))
-    done = [step.at for step in run.history if step.kind == "done"]
-    assert len(done) == 2 and done[1] - done[0] >= 0.29
+    done = [(step.at, step.mark) for step in run.history if step.kind == "done"]
+    assert [mark for _, mark in done] == ["", "slow"] and done[1][0] - done[0][0] >= 0.29
     assert run.quiet is not None and run.quiet >= 0.4
 
 
