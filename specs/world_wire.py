@@ -286,7 +286,7 @@ class Wire(Stage):
 
     def launch(self, name: Any, actor: Actor) -> None:
         """Let its process go."""
-        self._tell(name, Go(began=self._began, closed=self.links.closed))
+        self._tell(name, Go(began=self._began, closed=self._closing is not None))
 
     def perform(self, name: Any, call: Callable[[], fx.Effects]) -> None:
         """Tell its process."""
@@ -418,6 +418,13 @@ class Wire(Stage):
         )  # fmt: skip
 
     # --- the end ---
+
+    def _inputs_over(self, began: float, look: int = 0) -> None:
+        """A process takes longer to start than a role: while somebody is away, the time of faults stands still."""
+        if self._away:
+            self.at(self.now() + LOOK_S, self._inputs_over, began + LOOK_S, look)
+        else:
+            super()._inputs_over(began, look)
 
     def _faults_over(self) -> None:
         """The quiet phase may begin once everybody knows that faults are over, and has reported those there were."""
