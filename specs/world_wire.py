@@ -1,11 +1,10 @@
 """The wire: one process for each participant, and ZeroMQ with CURVE between them, on this machine.
 
-A router stands in the middle. It has a door for each participant, with that one's keys, at which all others knock: so
-every connection is proven at both of its ends, and what passes goes through the router's hands, which lose, hold and
-delay it as the schedule says. Each process reports its steps to the hub on a connection of its own, and the order in
-which they arrive there is the history. Clocks, sockets, files and threads are real: the schedule decides which
-messages suffer and where a process dies, not what comes first. So a run is judged as in other worlds, and not compared
-with them. Latency is what it is; seconds are those of the clock.
+A router stands in the middle, with the keys of all: every connection is proven at both of its ends, and what passes
+goes through the router's hands, which lose, hold and delay it as the schedule says. Each process reports its steps to
+the hub on a connection of its own, and the order in which they arrive there is the history. Clocks, sockets, files and
+threads are real: the schedule decides which messages suffer and where a process dies, not what comes first. So a run is
+judged as in other worlds, and not compared with them. Latency is what it is; seconds are those of the clock.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
@@ -36,7 +35,8 @@ from .links import Actor, Crashed, Outgoing
 from .schedule import Schedule
 from .spec import Action, Spec
 from .stage import Arrival, Stage
-from .world_wire_process import LOCAL, Door, Process
+from .world_wire_process import Process
+from .world_wire_router import LOCAL, Key, Router
 from .world_wire_talk import (
     Act,
     Close,
@@ -58,20 +58,16 @@ from .world_wire_talk import (
     place_of,
     read_report,
     read_step,
-    sequence_of,
     write,
 )
 
 SECONDS_MAX = 20.0
-START_S = 30.0  # a process that has not reported by then never will
+START_S = 60.0  # a process that has not reported by then never will
 ANSWER_S = 10.0  # one that runs and does not answer for so long is stuck
 LOOK_S = 0.005  # between looks whether processes are there
 WATCH_S = 0.05  # between looks whether they still are
 GRACE_S = 0.5  # what a dead one has reported gets so long to arrive
 REPORT_BYTES = 256 << 20
-
-Key: TypeAlias = tuple[str, int]  # of a message: its sender's label, its sequence number
-Carry: TypeAlias = Callable[[Sequence[Buffer]], None]
 
 
 def play(
@@ -135,15 +131,15 @@ class Wire(Stage):
         self._by_key = {identity.public: name for name, identity in self._identities.items()}
         self._me = Identity.generate()
         self._hub = ZeroMQTransport(self._me.curve_secret, bind=LOCAL, part_bytes=REPORT_BYTES)
-        self._doors = {name: Door(identity.curve_secret, bind=LOCAL) for name, identity in self._identities.items()}
+        self._router = Router(self._identities)
         self.processes: dict[Any, Process] = {}
         self._dying: dict[Any, float] = {}  # whose process was found dead, and when
         self._sent: dict[Any, Counter[str]] = {name: Counter() for name in self.labels}
         self._jobs = dict.fromkeys(self.labels, 0)
         self._numbers: dict[Key, int] = {}  # of a message: the index of its send step
-        self._fates: dict[Key, Carry | None] = {}  # reported, and not yet at the router; None: it is lost there
-        self._early: dict[Key, Sequence[Buffer]] = {}  # at the router, and not yet reported
-        self._passed: dict[Any, dict[Key, Arrival]] = {name: {} for name in self.labels}  # and not yet received
+        self._handed: dict[Any, dict[Key, Arrival]] = {
+            name: {} for name in self.labels
+        }  # handed over, and not yet received
         self._away: set[Any] = set()  # who has crashed and comes back
         self._unclosed: set[Any] = set()  # who has not yet heard that the time of faults is over
         self._closing: float | None = None
@@ -189,11 +185,11 @@ class Wire(Stage):
                     self._hub.admit(identity.public, identity.curve_public)
                     self._spawn(name, None)
                 tasks.append(self._loop.create_task(self._listen(self._hub, self._reported)))
-                for name, door in self._doors.items():
-                    await door.start()
-                    for identity in self._identities.values():
-                        door.admit(identity.public, identity.curve_public)
-                    tasks.append(self._loop.create_task(self._listen(door, partial(self._knocked, name))))
+                await self._router.start()
+                tasks += [
+                    self._loop.create_task(self._listen(door, self._router.knock))
+                    for door in self._router.doors.values()
+                ]
                 await self._gather()
                 self._began = self._loop.time()
                 self.begin()
@@ -205,7 +201,7 @@ class Wire(Stage):
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                await asyncio.gather(*(line.close(0) for line in (self._hub, *self._doors.values())))
+                await asyncio.gather(self._hub.close(0), self._router.close())
 
     async def _listen(self, line: ZeroMQTransport, hear: Callable[[Any, Sequence[Buffer]], None]) -> None:
         try:
@@ -262,8 +258,7 @@ class Wire(Stage):
 
     def _present(self, name: Any) -> bool:
         """Whether its process is there, with all its connections."""
-        key = self._identities[name].public
-        return self.processes[name].ready and all(door.reaches(key) for door in self._doors.values())
+        return self.processes[name].ready and self._router.reaches(name)
 
     def _watch(self) -> None:
         """Look whether processes have ended that should not."""
@@ -291,7 +286,7 @@ class Wire(Stage):
 
     def launch(self, name: Any, actor: Actor) -> None:
         """Let its process go."""
-        self._tell(name, Go(began=self._began, closed=self.links.closed))
+        self._tell(name, Go(began=self._began, closed=self._closing is not None))
 
     def perform(self, name: Any, call: Callable[[], fx.Effects]) -> None:
         """Tell its process."""
@@ -301,9 +296,9 @@ class Wire(Stage):
         """A participant stopped or crashed; what was on its way to it is lost."""
         super().ended(name, actor, error)
         self._unclosed.discard(name)
-        for arrival in self._passed[name].values():
+        for arrival in self._handed[name].values():
             self._lose(arrival)
-        self._passed[name].clear()
+        self._handed[name].clear()
         if isinstance(error, Crashed) and error.crash.back is not None and not self.finished:
             self._away.add(name)
             self._spawn(
@@ -328,16 +323,16 @@ class Wire(Stage):
         report: Report = read_report(parts[0])
         if isinstance(report, Ready):
             self.processes[name].ready = True
-            for door in self._doors.values():
-                door.forget(self._identities[name].public)
-            self._tell(name, Doors(addresses={self.labels[other]: door.address for other, door in self._doors.items()}))
+            self._router.forget(name)
+            addresses = {self.labels[other]: door.address for other, door in self._router.doors.items()}
+            self._tell(name, Doors(addresses=addresses))
             return
         actor = self.actors[name]
         match report:
             case Noted(written=what):
                 self._noted(name, read_step(what, self.kinds))
             case Sent():
-                self._left(actor, report)
+                self._left(name, actor, report)
             case Counted(what="timer"):
                 self.timer_set()
             case Counted(what="draw"):
@@ -361,8 +356,8 @@ class Wire(Stage):
             return
         changes: dict[str, Any] = {"at": self.now()}
         if step.kind == "deliver":
-            key = (step.peer, step.sent)
-            self._passed[name].pop(key, None)
+            key = (self.by_label[step.peer], step.sent)
+            self._handed[name].pop(key, None)
             changes |= {"sent": self._numbers[key], "mark": self.history[self._numbers[key]].mark}
         self.note(msgspec.structs.replace(step, **changes))
 
@@ -379,57 +374,39 @@ class Wire(Stage):
             error = _Stopped(report.number, report.text)
         self.ended(name, actor, error)
 
-    # --- the router ---
+    # --- messages ---
 
-    def _left(self, actor: Actor, report: Sent) -> None:
-        """A message has left: note it, and decide what becomes of it."""
-        step = read_step(report.written, self.kinds)
-        name, key = self.by_label[step.who], (step.who, report.sequence)
+    def _left(self, name: Any, actor: Actor, report: Sent) -> None:
+        """A message has left: note it, and tell the router what becomes of it."""
+        step, key = read_step(report.written, self.kinds), (name, report.sequence)
         if step.ordinal >= 0:
             self._sent[name][step.peer] += 1
             self.links.fate(step.who, step.peer, self.now())  # as the sender counts
         assert step.message is not None
         blobs = tuple(fx.Blob(blob) for blob in step.blobs)
         actor.outgoing.append(Outgoing(step.peer, step.message, blobs, step.mark, step.ordinal, report.extra))
-        sent = self.sending(actor)
-        self._fates[key] = None
-        if sent is not None:
-            self._numbers[key] = sent[0]
-            self._fates[key] = partial(self._carry, key, sent, actor)
-        if (parts := self._early.pop(key, None)) is not None:
-            self._meet(key, parts)
-
-    def _knocked(self, destination: Any, source: Any, parts: Sequence[Buffer]) -> None:
-        """A message is at its receiver's door."""
-        key = (self.labels[source], sequence_of(parts))
-        if key in self._fates:
-            self._meet(key, parts)
+        if (sent := self.sending(actor)) is None:
+            self._router.decide(key, None)
         else:
-            self._early[key] = parts
+            self._numbers[key] = sent[0]
+            self._router.decide(key, partial(self._carry, key, actor, *sent))
 
-    def _meet(self, key: Key, parts: Sequence[Buffer]) -> None:
-        """A message and what becomes of it."""
-        if (carry := self._fates.pop(key)) is not None:
-            carry(parts)
+    def _carry(self, key: Key, sender: Actor, nth: int, out: Outgoing, parts: Sequence[Buffer]) -> None:
+        """A message is at the router."""
+        destination = self.by_label[out.peer]
 
-    def _carry(self, key: Key, sent: tuple[int, Outgoing], sender: Actor, parts: Sequence[Buffer]) -> None:
-        index, out = sent
-        source, destination = self.by_label[key[0]], self.by_label[out.peer]
-        receiver = self.actors[destination]
-        arrival = Arrival(index, self.history[index], sender, receiver, lambda: None)
-        arrival.deliver = partial(self._pass, key, source, destination, arrival, parts)
+        def hand() -> None:
+            self._handed[destination][key] = arrival
+            try:
+                self._router.hand(key[0], destination, parts)
+            except NotSent:
+                self._lose(self._handed[destination].pop(key))
+
+        arrival = Arrival(nth, self.history[nth], sender, self.actors[destination], hand)
         if out.extra:
             self.at(self.now() + out.extra, self.arrive, arrival)
         else:
             self.arrive(arrival)
-
-    def _pass(self, key: Key, source: Any, destination: Any, arrival: Arrival, parts: Sequence[Buffer]) -> None:
-        """Hand a message over, at the sender's door."""
-        self._passed[destination][key] = arrival
-        try:
-            self._doors[source].send(self._identities[destination].public, parts)
-        except NotSent:
-            self._lose(self._passed[destination].pop(key))
 
     def _lose(self, arrival: Arrival) -> None:
         step = arrival.step
@@ -441,6 +418,13 @@ class Wire(Stage):
         )  # fmt: skip
 
     # --- the end ---
+
+    def _inputs_over(self, began: float, look: int = 0) -> None:
+        """A process takes longer to start than a role: while somebody is away, the time of faults stands still."""
+        if self._away:
+            self.at(self.now() + LOOK_S, self._inputs_over, began + LOOK_S, look)
+        else:
+            super()._inputs_over(began, look)
 
     def _faults_over(self) -> None:
         """The quiet phase may begin once everybody knows that faults are over, and has reported those there were."""

@@ -1,4 +1,4 @@
-"""A participant's process and its door, as the hub of a run over the wire holds them."""
+"""A participant's process, as the hub of a run over the wire holds it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from interlock.protocols.net.zeromq import ZeroMQTransport
-
 from .world_wire_talk import Part
 
 LINES_SHOWN = 8  # of what a process wrote before it died
-LOCAL = "tcp://127.0.0.1:*"  # this machine only, and any port that is free
 
 
 class Process:
@@ -67,16 +64,3 @@ class Process:
         assert self._popen.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._popen.stdin.close()
-
-
-class Door(ZeroMQTransport):
-    """Where the others reach a participant, and where it answers them: the router has one for each."""
-
-    def reaches(self, identity: bytes) -> bool:
-        """Whether what is sent to this participant has a connection to go by."""
-        return self._server is not None and self._server.prefix(identity) is not None
-
-    def forget(self, identity: bytes) -> None:
-        """Its connection is one of a process that has ended."""
-        assert self._server is not None
-        self._server.routes.pop(self._server.keys[identity], None)

@@ -16,7 +16,7 @@ import pytest
 
 from interlock.protocols.coordinator import RunEnded
 from interlock.protocols.errors import Failed, Misused
-from interlock.specs import world_wire
+from interlock.specs import stage, world_wire
 from interlock.specs.halting import HONEST, HaltingVote, halted
 from interlock.specs.history import LOST, Seen
 from interlock.specs.judge import BOUNDS, NO_CRASH, Run, judge_history
@@ -95,6 +95,12 @@ def nothing_is_left() -> Iterator[None]:
     before = children(os.getpid())
     yield
     assert children(os.getpid()) - before == set()
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faults have time to happen on a busy machine too."""
+    monkeypatch.setattr(stage, "FAULTS_S", 15.0)
 
 
 # --- the halting vote ---
@@ -196,11 +202,12 @@ def test_draws_are_the_schedules_and_timers_and_work_are_real() -> None:
     plan = run.schedule
     model = play(Parrots, Schedule(**{**fields(plan), "faults": ()}), "model")
     assert sorted(said(run, "a")) == sorted(said(model, "a"))
-    done = [step.at for step in run.history if step.kind == "done"]
-    assert len(done) == 2 and done[1] - done[0] >= 0.29
+    done = [(step.at, step.mark) for step in run.history if step.kind == "done"]
+    assert [mark for _, mark in done] == ["", "slow"] and done[1][0] - done[0][0] >= 0.29
     assert run.quiet is not None and run.quiet >= 0.4
 
 
+@pytest.mark.usefixtures("patience")
 def test_after_a_crash_ordinals_and_inputs_and_draws_go_on() -> None:
     run = on_the_wire(
         Crash(who="a", input=2, effects=2, back=0.05),
@@ -214,6 +221,7 @@ def test_after_a_crash_ordinals_and_inputs_and_draws_go_on() -> None:
     assert said(run, "a") == said(model, "a") and len(said(run, "a")) == 4
 
 
+@pytest.mark.usefixtures("patience")
 def test_the_dead_stay_dead_and_each_message_to_them_is_lost() -> None:
     inputs = [(0.2, "a", "say abcdg"), (0.5, "b", "say a"), (0.6, "a", "say h")]
     run = on_the_wire(Crash(who="b", input=2, effects=0, back=None), inputs=inputs)
@@ -233,7 +241,7 @@ def test_a_stop_ends_a_participant_and_errors_must_be_allowed() -> None:
 
 
 def test_a_history_of_chaos_is_one_that_can_be() -> None:
-    run = world_wire.play(Chaos, Scope(Chaos).sample(20))
+    run = world_wire.play(Chaos, Scope(Chaos).sample(41))
     assert run.broken is None
     assert [step.at for step in run.history] == sorted(step.at for step in run.history)
     ends = [step.sent for step in run.history if step.kind in ("deliver", "lost")]
@@ -251,6 +259,7 @@ def test_a_history_of_chaos_is_one_that_can_be() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("patience")
 def test_a_whole_run_of_real_roles_ends_though_its_coordinator_and_a_gate_crash() -> None:
     crashes = (
         Crash(who="coordinator", input=40, effects=1, back=0.05),
@@ -283,7 +292,7 @@ def test_a_role_that_never_returns_breaks_the_run(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(world_wire, "ANSWER_S", 2.0)
     run = on_the_wire(inputs=[(0.0, "a", "do hang")])
     assert run.broken is not None and run.broken.property == BOUNDS
-    assert "no answer from a for 2 s" in run.broken.message
+    assert run.broken.message.startswith("no answer from a")
 
 
 def test_a_spec_that_other_processes_cannot_find_is_refused() -> None:
