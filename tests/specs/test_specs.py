@@ -57,7 +57,7 @@ def items() -> list[tuple[type[Spec], World]]:
 def mutants() -> list[Any]:
     """Every wrong role of every spec."""
     wrong = [(spec, name, mutant) for spec in SPECS for name, mutant in mutants_of(spec).items()]
-    return [pytest.param(mutant, id=f"{spec.name}-{name}") for spec, name, mutant in wrong if PROFILE.mutants]
+    return [pytest.param(name, mutant, id=f"{spec.name}-{name}") for spec, name, mutant in wrong if PROFILE.mutants]
 
 
 def shown(spec: type[Spec], outcome: Outcome) -> str:
@@ -81,10 +81,10 @@ def test_the_spec_holds(spec: type[Spec], world: World) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mutant", mutants())
-def test_the_wrong_role_breaks_what_it_should(mutant: Mutant) -> None:
+@pytest.mark.parametrize(("name", "mutant"), mutants())
+def test_the_wrong_role_breaks_what_it_should(name: str, mutant: Mutant) -> None:
     runs = max(1, PROFILE.mutants // mutant.spec.cost)
-    (outcome,) = check_mutants({"": mutant}, runs=runs, small=PROFILE.small == "all")
+    (outcome,) = check_mutants({name: mutant}, runs=runs, small=PROFILE.small == "all")
     assert outcome.killed, f"{outcome.breaks} is not broken in {outcome.runs} runs; first broken: {outcome.broke}"
 
 
