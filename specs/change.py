@@ -25,6 +25,7 @@ class Change(RunSpec):
 
     name = "change"
     rounds, epoch_rounds = 3, 1
+    cost = 50
     faults = ("drop", "twice", "delay", "reorder", "partition", "slow", "crash")
 
     @always

@@ -57,6 +57,7 @@ class RunSpec(Spec):
     epoch_rounds: ClassVar[int] = 1
     microbatches: ClassVar[int] = 2
 
+    cost = 20
     small_most = 20
     seconds = 0.8  # a run without faults takes no longer
     crashing: ClassVar[Collection[str] | None] = (COORDINATOR, "g0", "g1", "g2", "r0")

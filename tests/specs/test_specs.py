@@ -35,7 +35,7 @@ class Profile(NamedTuple):
 
 PROFILES = {
     "quick": Profile(model=200, code=0, mutants=0, small="none", costly_code=False),
-    "ci": Profile(model=1000, code=1000, mutants=5000, small="cheap", costly_code=False),
+    "ci": Profile(model=1000, code=1000, mutants=5000, small="cheap", costly_code=True),
     "deep": Profile(model=20_000, code=5000, mutants=50_000, small="all", costly_code=True),
 }
 PROFILE = PROFILES[os.environ.get("SPEC_PROFILE", "ci")]
