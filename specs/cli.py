@@ -124,6 +124,10 @@ def check(
     json: Json = False,
 ) -> None:
     """Look for runs that break a spec: its saved ones, then all of a small scope, then random ones."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    from hypothesis.configuration import set_hypothesis_home_dir
+
+    set_hypothesis_home_dir(cache / "interlock" / "hypothesis")  # else it leaves a folder wherever we are run
     told = Told(runs=runs, seed=seed, mutants=mutants, strict=strict, json=json)
     chosen: list[World] = [_world(world) for world in dict.fromkeys(worlds or ["model"])]
     if replay is not None:

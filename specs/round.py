@@ -27,6 +27,7 @@ class Round(RunSpec):
     faults = ("drop", "twice", "delay", "reorder", "partition", "slow", "crash", "death")
     crashing = ("coordinator", "g0", "g1", "g2", "r0", "n0", "n1", "n2", "n3")
     may_stop = (308, 330)
+    symbolic = ("counted_once",)
 
     def moved(self, seen: Seen, *kinds: type) -> dict[int, Row]:
         """Rows of the coordinator's journal that make a tick's state the base, by tick."""
