@@ -317,6 +317,9 @@ def test_a_schedule_longer_than_anybody_waits_is_refused() -> None:
 # --- specs elsewhere, and ends ---
 
 SCRIPT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs behind it without
+
 from tests.specs.wired import Heard, Parrots as Base
 from interlock.protocols.effects import Announce, Event
 from interlock.specs import always
