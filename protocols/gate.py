@@ -45,7 +45,7 @@ from .release import (
     make_release,
     verify_opening,
 )
-from .round import Close, verify, verify_reports
+from .round import Close, Members, verify, verify_reports
 
 HELLO_S = 1.0
 
@@ -263,18 +263,17 @@ class _History:
                 self._remember_grants(body.members)
             last = row.number
 
-    def _remember_grants(self, members: tuple[tuple[bytes, ...], ...]) -> None:
-        self._held.update({who: index for index, stage in enumerate(members) for who in stage})
+    def _remember_grants(self, members: Members) -> None:
+        self._held.update(_grants(members))
 
-    def _check_grants(self, members: tuple[tuple[bytes, ...], ...]) -> None:
+    def _check_grants(self, members: Members) -> None:
         """Check that nobody gets a second stage, and no keyholder any.
 
         Raises:
             Refused: E316.
         """
-        grants = {who: index for index, stage in enumerate(members) for who in stage}
         try:
-            verify_grants(grants, held=self._held, keyholders=self._manifest.committee.identities())
+            verify_grants(_grants(members), held=self._held, keyholders=self._manifest.committee.identities())
         except VaultError as error:
             raise Refused(316, error.what) from None
 
@@ -290,14 +289,14 @@ class _History:
         )
         self._joined[record.identity] = invitation.nonce if invitation is not None else b""
 
-    def _before_first(self, rows: tuple[Row, ...]) -> tuple[Base | None, tuple[tuple[bytes, ...], ...], str]:
+    def _before_first(self, rows: tuple[Row, ...]) -> tuple[Base | None, Members, str]:
         for row in rows:
             if not isinstance(row.body, Joined):
                 raise Refused(315, f"a row '{type(row.body).__name__}' before the first plan")
             self._join(row.body)
         return None, (), "new"
 
-    def _after(self, opening: Opening, rows: tuple[Row, ...]) -> tuple[Base | None, tuple[tuple[bytes, ...], ...], str]:
+    def _after(self, opening: Opening, rows: tuple[Row, ...]) -> tuple[Base | None, Members, str]:
         """Base, members and what the tick became, from the rows after an opening's plan."""
         before = opening.plan
         members = draw_members(opening, self._manifest)
@@ -361,7 +360,7 @@ class _History:
         opening: Opening,
         body: Committed,
         row: Row,
-        members: tuple[tuple[bytes, ...], ...],
+        members: Members,
     ) -> Base:
         if close is None or plan.kind not in ("train", "measure") or body.tick != plan.tick:
             raise Refused(317, f"a commit that tick {plan.tick} does not have")
@@ -372,7 +371,7 @@ class _History:
             raise Refused(318, "the committed round", expected=plan.round + 1, actual=body.round)
         return Base(row=row.digest, made=(plan.tick,) * len(members))
 
-    def _check_plan(self, plan: Plan, base: Base | None, members: tuple[tuple[bytes, ...], ...], state: str) -> None:
+    def _check_plan(self, plan: Plan, base: Base | None, members: Members, state: str) -> None:
         """The plan within the rules, given what the tick before became."""
         manifest = self._manifest
         self._check_lists(plan)
@@ -429,3 +428,8 @@ class _History:
             wanted = (manifest.data.validation_bytes - 1) // manifest.model.context // training.rows
         if len(plan.work) != (0 if plan.change else wanted):
             raise Refused(318, "the plan's micro-batches", expected=wanted, actual=len(plan.work))
+
+
+def _grants(members: Members) -> dict[bytes, int]:
+    """Who gets which stage."""
+    return {who: index for index, stage in enumerate(members) for who in stage}

@@ -5,6 +5,7 @@ Leads may lie: deal the two sides of a boundary different secrets, or ship their
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import Any
 
@@ -89,15 +90,14 @@ class Change(RunSpec):
     @sometimes
     def restarted_inside(self, seen: Seen) -> bool:
         "The coordinator restarts while a change is open."
-        plans = {row.body.plan.tick: row.body.plan for row in self.rows(seen) if isinstance(row.body, Planned)}
-        opened = [stored for stored in seen.stored() if stored.key.startswith("row ")]
-        spans: list[tuple[int, int]] = []
-        for stored in opened:
-            body = self.row(stored).body
-            if isinstance(body, Opened) and plans[body.tick].change:
-                spans.append((stored.nth, 1 << 60))
-            elif isinstance(body, Changed) and spans:
-                spans[-1] = (spans[-1][0], stored.nth)
-        backs = seen.steps("back", "coordinator")
-        order = {id(step): nth for nth, step in enumerate(seen.steps())}
-        return any(first < order[id(step)] < last for step in backs for first, last in spans)
+        changes = {
+            row.body.plan.tick for row in self.rows(seen) if isinstance(row.body, Planned) and row.body.plan.change
+        }
+        opened, ended = self.times(seen, Opened), self.times(seen, Changed)
+        backs = [step.at for step in seen.steps("back", "coordinator")]
+        return any(opened[tick] < back < ended.get(tick, math.inf) for tick in changes & set(opened) for back in backs)
+
+    def times(self, seen: Seen, kind: type) -> dict[int, float]:
+        """When the coordinator wrote its rows of a kind, by tick, in virtual seconds."""
+        rows = [(stored.at, self.row(stored).body) for stored in seen.stored() if stored.key.startswith("row ")]
+        return {body.tick: at for at, body in rows if isinstance(body, Opened | Changed) and isinstance(body, kind)}

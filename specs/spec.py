@@ -176,8 +176,13 @@ class Spec:
         """Who takes part: a fresh role for each name. Override it.
 
         A name is what the others send to: a short string, or a 32-byte identity key.
+
+        Raises:
+            Misused: E801, the spec casts nobody.
         """
-        raise NotImplementedError
+        raise Misused(
+            801, f"spec {self.name} casts nobody", todo="Define cast(self), which gives a role for each name."
+        )
 
     def restarted(self, name: Any) -> Any:
         """The fresh role of a participant that starts again; `restore` with what it stored comes next."""
