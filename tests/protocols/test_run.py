@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.protocols.world import World, openings_of, rows_of
-from tests.runs import Run, identity, manifest, play, text
+from tests.runs import Run, identity, manifest, play, play_zeromq, text
 
 from interlock.kernels import basis, initial, muon
 from interlock.kernels.stage import Stage
@@ -193,6 +193,16 @@ def results(made: Run) -> list[Any]:
         elif isinstance(body, Committed):
             found.append([(r.member, r.state) for r in body.reports])
     return [*found, losses(journal)]
+
+
+def test_the_same_course_over_zeromq(rows: list[Row]) -> None:
+    """Real sockets with CURVE, and a worker thread for each process: the journal tells the same story."""
+    over = play_zeromq(manifest())
+    told = rows_of(over.stores["coordinator"].values)
+    assert names(told) == names(rows)
+    assert over.seen(RunEnded) == [RunEnded(rounds=4)]
+    by_tick = losses(told)
+    assert mean(by_tick[max(by_tick)]) < mean(by_tick[min(by_tick)])
 
 
 def test_slow_links_change_no_result() -> None:
