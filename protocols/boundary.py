@@ -22,7 +22,7 @@ from .canonical import Count, Hash, Message, Plain, PublicKey, Signature, digest
 from .effects import Blob
 from .errors import Refused
 from .manifest import Manifest
-from .release import Exponent, Kind, Plan
+from .release import Exponent, Kind, Opening, Plan
 
 Direction = Literal["forward", "backward"]
 Tag = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
@@ -64,12 +64,15 @@ class Unit(Plain, frozen=True, array_like=True, kw_only=True):
 class Header(Plain, frozen=True, array_like=True, kw_only=True):
     """A frame's signed header: also the sender's commitment to the unit.
 
+    opening: H(opening) that the sender works under. Masks hang on it through K_tick, so a receiver with another opening
+    of the tick, which only a coordinator that lost its tail can make, must not take the frame for a wrong one.
     shape: (rows, positions, width). tau, check: 16 bytes each (`vault.masks`). frame: SHA-256 of the masked bytes.
     parents: hashes of the headers it was computed from.
     """
 
     version: Literal[1]
     unit: Unit
+    opening: Hash
     sender: PublicKey
     receiver: Count
     shape: tuple[Count, Count, Count]
@@ -147,6 +150,7 @@ def make_header(
     identity: Identity,
     unit: Unit,
     *,
+    opening: bytes,
     shape: tuple[int, int, int],
     tau: bytes,
     check: bytes,
@@ -157,6 +161,7 @@ def make_header(
     draft = Header(
         version=WIRE_VERSION,
         unit=unit,
+        opening=opening,
         sender=identity.public,
         receiver=unit.receiver_stage,
         shape=shape,
@@ -181,16 +186,17 @@ def planned(plan: Plan, members: tuple[tuple[bytes, ...], ...], unit: Unit, stag
 
 
 def verify_header(
-    header: Header, size: int, plan: Plan, manifest: Manifest, members: tuple[tuple[bytes, ...], ...]
+    header: Header, size: int, opening: Opening, manifest: Manifest, members: tuple[tuple[bytes, ...], ...]
 ) -> None:
-    """Check a header against the plan before anything of its frame is looked at.
+    """Check a header against the open plan before anything of its frame is looked at.
 
     The order is cheap first; the hash of the frame and `check` are left to whoever reads the bytes.
 
     Raises:
         Refused: E204 another run, E304 another tick, E305 not the unit, sender, receiver or shape that the plan
-            names, E206 bad signature.
+            names, E206 bad signature, E319 the sender has another opening of this tick.
     """
+    plan = opening.plan
     unit, who = header.unit, header.sender.hex()[:12]
     if unit.run != plan.run:
         raise Refused(204, f"a frame of {who} is of another run")
@@ -216,6 +222,8 @@ def verify_header(
         verify_signature(header.sender, header.body(), header.signature, whose=f"node {who}")
     except VaultError as error:
         raise Refused(206, error.what) from None
+    if header.opening != opening.digest:
+        raise Refused(319, f"a frame of {who} belongs to another opening of tick {plan.tick}")
 
 
 @dataclass(frozen=True, slots=True)

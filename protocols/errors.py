@@ -38,6 +38,7 @@ _TODO = {
     316: "Ask whom the error names: somebody would hold what custody forbids.",
     317: "Suspect the coordinator: its journal breaks the protocol.",
     318: "Suspect the coordinator: its plan breaks the protocol.",
+    319: "Suspect the coordinator: it opened one plan with two lists of releases. The tick is void; nothing is lost.",
     402: "The next attempt uses a larger exponent; if it repeats, lower the learning rate.",
     403: "The next attempt uses a larger exponent; if it repeats, lower the learning rate.",
     404: "Lower the learning rate, or report it with its log.",

@@ -342,7 +342,8 @@ class Node:
             elif isinstance(part, Changing) and isinstance(message, Offers):
                 effects += part.offers(message)
         except Refused as refused:
-            if refused.number != 501:  # a change that cannot be agreed on is void; everything else is dropped
+            # A change that cannot be agreed on is void, and a tick that opened twice cannot end; the rest is dropped.
+            if refused.number not in (319, 501):
                 raise
             effects += self._give_up(refused)
         return self._noted(effects) + self._pump()

@@ -101,7 +101,7 @@ class Passing:
         seat, header = self._seat, message.header
         if len(blobs) != 1:
             raise Refused(305, "a frame needs exactly one blob", actual=len(blobs))
-        verify_header(header, blobs[0].size, seat.plan, seat.manifest, seat.members)
+        verify_header(header, blobs[0].size, seat.opening, seat.manifest, seat.members)
         unit = header.unit
         if unit.receiver_stage != seat.stage or unit.microbatch not in self._left:
             raise Refused(305, f"a frame of micro-batch {unit.microbatch} that is not ours to read")
@@ -225,6 +225,7 @@ class Passing:
         header = make_header(
             seat.identity,
             unit,
+            opening=seat.opening.digest,
             shape=departure.shape,
             tau=departure.tau,
             check=departure.check,

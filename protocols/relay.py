@@ -192,13 +192,13 @@ class Relay:
 
     def _frame(self, source: bytes, message: Frame, blobs: tuple[Blob, ...]) -> Effects:
         assert self._opening is not None
-        header, plan = message.header, self._opening.plan
+        header = message.header
         if len(blobs) != 1 or header.sender != source:
             raise Refused(305, f"a frame of {source.hex()[:12]} signed by {header.sender.hex()[:12]}")
         (frame,) = blobs
-        verify_header(header, frame.size, plan, self._manifest, self._members)
+        verify_header(header, frame.size, self._opening, self._manifest, self._members)
         unit = header.unit
-        receiver = planned(plan, self._members, unit, unit.receiver_stage)
+        receiver = planned(self._opening.plan, self._members, unit, unit.receiver_stage)
         if not self._keep((source, header.digest), (receiver,), message, blobs):
             return []
         carried = Carried(
