@@ -11,6 +11,7 @@ relay's.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -140,8 +141,16 @@ def frame_shape(manifest: Manifest) -> tuple[int, int, int]:
     return (manifest.training.rows, manifest.model.context, manifest.model.width)
 
 
+def unit_shape(plan: Plan, manifest: Manifest, unit: Unit) -> tuple[int, int, int]:
+    """Shape of the frame of one unit: in a session as asked, and one position a step after the first."""
+    if plan.session is None:
+        return frame_shape(manifest)
+    rows, positions = plan.session.shapes[unit.microbatch]
+    return (rows, positions if unit.position == 0 else 1, manifest.model.width)
+
+
 def frame_size(manifest: Manifest) -> int:
-    """Bytes of one frame."""
+    """Bytes of one training frame: no other is larger."""
     rows, positions, width = frame_shape(manifest)
     return rows * positions * width * manifest.frame_width // 8
 
@@ -209,15 +218,25 @@ def verify_header(
             todo="Frames of ticks that are over or not open are never read; nothing to do.",
         )
     sender = planned(plan, members, unit, unit.sender_stage)
-    wanted = make_unit(plan, manifest, boundary=unit.boundary, direction=unit.direction, microbatch=unit.microbatch)
+    steps = 1 if plan.session is None else max(1, plan.session.length)
+    wanted = make_unit(
+        plan,
+        manifest,
+        boundary=unit.boundary,
+        direction="forward" if plan.session is not None else unit.direction,
+        microbatch=unit.microbatch,
+        position=min(unit.position, steps - 1),
+    )
     if unit != wanted or header.receiver != unit.receiver_stage:
         raise Refused(305, f"a frame of {who} is for a unit that tick {plan.tick} does not have")
     if header.sender != sender:
         raise Refused(305, "a frame's sender", expected=sender.hex()[:12], actual=who)
-    if header.shape != frame_shape(manifest):
-        raise Refused(305, f"the shape of a frame of {who}", expected=frame_shape(manifest), actual=header.shape)
-    if size != frame_size(manifest):
-        raise Refused(305, f"the length of a frame of {who}", expected=frame_size(manifest), actual=size)
+    shape = unit_shape(plan, manifest, unit)
+    if header.shape != shape:
+        raise Refused(305, f"the shape of a frame of {who}", expected=shape, actual=header.shape)
+    wanted_size = math.prod(shape) * manifest.frame_width // 8
+    if size != wanted_size:
+        raise Refused(305, f"the length of a frame of {who}", expected=wanted_size, actual=size)
     try:
         verify_signature(header.sender, header.body(), header.signature, whose=f"node {who}")
     except VaultError as error:

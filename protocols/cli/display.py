@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table as RichTable
 
-from ..journal import Changed, Joined
+from ..journal import Answered, Changed, Joined
 from ..service import machine
 from ..service.local import Ended, Local
 from ..service.progress import Evaluated, Trained, Void
@@ -48,6 +48,8 @@ class JsonLines:
                 say_json({"event": "void", "tick": item.tick, "number": item.number, "reason": item.reason})
             elif isinstance(item, Changed):
                 say_json({"event": "change", "tick": item.tick})
+            elif isinstance(item, Answered):
+                say_json({"event": "session", "tick": item.tick, "tokens": sum(a.tokens for a in item.answers)})
             elif isinstance(item, Ended):
                 say_json({"event": "ended", "process": item.process, "how": item.how})
             elif isinstance(item, Joined):
