@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from .manifest import Manifest
 from .session import MICROBATCHES_MAX, Byte, Question, Sampling, Scored
@@ -62,24 +63,38 @@ class Continuation:
         return answer.last or self._left <= 0
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Batch:
+    """Windows of one length of one text: (inputs, targets) each."""
+
+    text: int
+    windows: list[tuple[bytes, bytes]]
+
+
+def _batches(index: int, text: bytes, manifest: Manifest) -> list[_Batch]:
+    context, rows = manifest.model.context, manifest.training.rows
+    windows = []
+    for start in range(0, max(0, len(text) - 1), context):
+        targets = text[start + 1 : start + 1 + context]
+        windows.append((text[start : start + len(targets)], targets))
+    whole = windows if not windows or len(windows[-1][0]) == context else windows[:-1]
+    rest = windows[len(whole) :]
+    found = [_Batch(index, whole[i : i + rows]) for i in range(0, len(whole), rows)]
+    return found + ([_Batch(index, rest)] if rest else [])
+
+
 class Examination:
-    """Score a text: nats of every byte but the first, given those before it in its window.
+    """Score texts: nats of every byte but a text's first, given those before it in its window.
 
     Args:
-        text: at least two bytes. told: hears (bytes scored so far, nats so far).
+        texts: those of less than two bytes have nothing to score. told: hears (index of the text, bytes, nats) of one
+            micro-batch at a time.
     """
 
-    def __init__(self, text: bytes, manifest: Manifest, *, told: Callable[[int, float], None]) -> None:
-        context, rows = manifest.model.context, manifest.training.rows
-        self._told, self._nats, self._bytes = told, 0.0, 0
-        windows = [
-            (text[i : i + context], text[i + 1 : i + 1 + context]) for i in range(0, max(0, len(text) - 1), context)
-        ]
-        windows = [(inputs[: len(targets)], targets) for inputs, targets in windows]
-        whole = [w for w in windows if len(w[0]) == context]
-        self._batches = [whole[i : i + rows] for i in range(0, len(whole), rows)]
-        self._batches += [[w] for w in windows if len(w[0]) < context]
-        self._now: list[list[tuple[bytes, bytes]]] = []
+    def __init__(self, texts: Sequence[bytes], manifest: Manifest, *, told: Callable[[int, int, float], None]) -> None:
+        self._told = told
+        self._batches = [batch for index, text in enumerate(texts) for batch in _batches(index, text, manifest)]
+        self._now: list[_Batch] = []
         self._most = min(MICROBATCHES_MAX, 4 * manifest.training.microbatches)
 
     def shapes(self) -> Shapes | None:
@@ -87,21 +102,19 @@ class Examination:
         self._now = self._batches[: self._most]
         if not self._now:
             return None
-        return tuple((len(batch), len(batch[0][0])) for batch in self._now), 0
+        return tuple((len(batch.windows), len(batch.windows[0][0])) for batch in self._now), 0
 
     def question(self, microbatches: tuple[int, ...], *, first: bool, last: bool) -> Question:
         """Inputs to the first stage, targets to the last."""
         batches = [self._now[m] for m in microbatches]
-        inputs = tuple(b"".join(window for window, _ in batch) for batch in batches) if first else ()
-        targets = tuple(b"".join(after for _, after in batch) for batch in batches) if last else ()
+        inputs = tuple(b"".join(inputs for inputs, _ in batch.windows) for batch in batches) if first else ()
+        targets = tuple(b"".join(targets for _, targets in batch.windows) for batch in batches) if last else ()
         return Question(inputs=inputs, targets=targets, sampling=None)
 
     def heard(self, part: int, answer: Byte | Scored) -> bool:
         """The score of one more micro-batch."""
         assert isinstance(answer, Scored)
         batch = self._now[part]
-        self._nats += answer.nats
-        self._bytes += sum(len(after) for _, after in batch)
         self._batches.remove(batch)
-        self._told(self._bytes, self._nats)
+        self._told(batch.text, sum(len(targets) for _, targets in batch.windows), answer.nats)
         return part + 1 == len(self._now)

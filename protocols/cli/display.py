@@ -91,6 +91,8 @@ class Table:
                 say(f"tick {item.tick} is void: E{item.number} {item.reason}")
             elif isinstance(item, Changed):
                 say(f"tick {item.tick}: every stage prepared its change")
+            elif isinstance(item, Answered):
+                say(f"tick {item.tick}: a session of {sum(a.tokens for a in item.answers):,} bytes was answered")
             elif isinstance(item, Ended):
                 say(f"{item.process} {item.how}; the run goes on without it")
 
@@ -128,8 +130,11 @@ class Table:
     def _now(self) -> str:
         """What the run does."""
         local, plan = self._local, self._local.progress.plan
+        if plan is not None and plan.session is not None and local.progress.is_open:
+            waits = "" if local.progress.ended else ", which training waits for"
+            return f"tick {plan.tick}: a session of at most {plan.session.seconds} s{waits}"
         if local.progress.ended:
-            return "ended"
+            return f"ended; {local.progress.sessions} sessions answered" if local.progress.sessions else "ended"
         if local.waiting or plan is None:
             return f"waiting: {local.waiting}"
         doing = f"tick {plan.tick}: {plan.change or plan.kind}"

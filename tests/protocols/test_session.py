@@ -115,8 +115,11 @@ def test_a_text_that_outgrows_the_context_goes_on(world: World) -> None:
 
 def test_a_text_is_scored_as_the_model_would(world: World) -> None:
     text = bytes(range(40, 40 + 16 * 5 + 8))  # whole windows of 16, in twos, and a rest
-    told: list[tuple[int, float]] = []
-    ask(world, Examination(text, world.manifest, told=lambda size, nats: told.append((size, nats))))
+    told: list[tuple[int, int, float]] = []
+    other = b"another text"
+    ask(world, Examination([text, other, b"a"], world.manifest, told=lambda *found: told.append(found)))
+    assert sum(size for index, size, _ in told if index == 1) == len(other) - 1
+    told = [found for found in told if found[0] == 0]
     nats = 0.0
     for start in range(0, len(text) - 1, 16):
         targets = np.frombuffer(text[start + 1 : start + 17], np.uint8).astype(np.int64)[None]
@@ -125,8 +128,8 @@ def test_a_text_is_scored_as_the_model_would(world: World) -> None:
         for stage in before:
             values = crossed(stage.evaluate(values).output, world)
         nats += last.evaluate(values, targets=targets).loss.nats
-    assert told[-1][0] == len(text) - 1
-    assert told[-1][1] == pytest.approx(nats, rel=1e-5)
+    assert sum(size for _, size, _ in told) == len(text) - 1
+    assert sum(found for _, _, found in told) == pytest.approx(nats, rel=1e-5)
 
 
 def test_texts_and_answers_travel_sealed_and_stay_nowhere(world: World) -> None:
