@@ -144,7 +144,7 @@ class Coordinator:
             self._ledger.fold(row)
         effects: Effects = [After(1.0, "look")]
         if self._ledger.plan is not None and self._ledger.is_open:
-            effects.append(After(self._patience_s, f"patience {self._ledger.plan.tick}"))
+            effects.append(self._patience(self._ledger.plan))
         return effects + [Admit(j.record.identity, j.record.curve) for j in self._ledger.joins.values()]
 
     def on_timer(self, name: str) -> Effects:
@@ -407,10 +407,14 @@ class Coordinator:
             raise
         effects = self._write(Opened(tick=plan.tick, plan=plan.digest, releases=opening.releases))
         effects += [Send(who, opening) for who in (*ledger.of("relay"), *ledger.of("node"))]
-        if plan.session is None:
-            return [*effects, After(self._patience_s, f"patience {plan.tick}")]
-        effects.append(Send(plan.session.asker, opening))
-        return [*effects, After(plan.session.seconds + GRACE_S, f"patience {plan.tick}")]
+        if plan.session is not None:
+            effects.append(Send(plan.session.asker, opening))
+        return [*effects, self._patience(plan)]
+
+    def _patience(self, plan: Plan) -> After:
+        """When an open tick has taken too long."""
+        seconds = self._patience_s if plan.session is None else plan.session.seconds + GRACE_S
+        return After(seconds, f"patience {plan.tick}")
 
     def _declined(self, source: bytes, message: Declined) -> Effects:
         gate, number = source.hex()[:12], message.number

@@ -279,7 +279,8 @@ class Node:
                 answering = self._part = Answering(seat, self._keys)
                 effects += answering.begin()
             else:
-                self._part = Passing(seat, self._keys, order_key(self._epoch_keys[plan.epoch_tick]))
+                passing = self._part = Passing(seat, self._keys, order_key(self._epoch_keys[plan.epoch_tick]))
+                effects += self._noted(passing.begin())
         early, self._early = self._early, []
         for source, message, blobs in early:
             with suppress(Refused):  # what came too early and is wrong must not cost us the opening

@@ -62,13 +62,13 @@ def generate(
     sampling = Sampling(temperature=float(temperature), top_p=float(top_p), seed=drawn)
     got, start, first = bytearray(), machine.now_s(), math.nan
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    if not json:
-        typer.echo(visible(text.decode(errors="replace")), nl=False)
 
     def told(byte: int) -> None:
         nonlocal first
         if not got:
             first = machine.now_s()
+            if not json:
+                typer.echo(visible(text.decode(errors="replace")), nl=False)
         got.append(byte)
         if not json:
             typer.echo(visible(decoder.decode(bytes([byte]))), nl=False)
