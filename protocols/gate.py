@@ -179,8 +179,8 @@ class Gate:
         self._asked = self._next = None
         return [
             Store("known", encode(self._known)),
-            Send(self._manifest.coordinator, Released(release=release)),
             Announce(GateReleased(tick=plan.tick, plan=plan.digest.hex())),
+            Send(self._manifest.coordinator, Released(release=release)),
         ]
 
     def on_done(self, job: object, result: object) -> Effects:
