@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from interlock.kernels import basis, fixed, initial, mask, muon
 from interlock.kernels.errors import KernelError, NonFinite, Overflow
-from interlock.kernels.stage import Forward, Stage
+from interlock.kernels.passes import Forward
+from interlock.kernels.stage import Stage
 from interlock.kernels.state import Int32, StageState
 from interlock.vault import VaultError, open_sealed, salted, seal
 
