@@ -14,6 +14,7 @@ from tests.runs import Run, identity, manifest, play, play_zeromq, text
 
 from interlock.kernels import basis, initial, muon
 from interlock.kernels.stage import Stage
+from interlock.kernels.stage_jax import Stage as JaxStage
 from interlock.protocols import corpus
 from interlock.protocols.boundary import Frame, Pass
 from interlock.protocols.change import Prepare
@@ -239,6 +240,8 @@ def test_a_torch_and_a_jax_replica_hold_one_state_after_every_round(mixed: World
             states = {report.member: report.state for report in getattr(body, found)}
             assert states[jax] == states[partner]
     assert {identity(name).public for name, job, _ in mixed.jobs if isinstance(job, Pass)} >= {jax, partner}
+    kinds = {name: type(engine._stage) for name, engine in mixed.engines.items()}
+    assert kinds == dict.fromkeys(["node0", "node1", "node2", "node3"], Stage) | {"node0": JaxStage}
 
 
 # -- other shapes --------------------------------------------------------------------------------------------------

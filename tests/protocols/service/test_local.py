@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from interlock.protocols.canonical import decode, encode
+from interlock.protocols.cli.display import Table
 from interlock.protocols.errors import Failed, Misused
 from interlock.protocols.journal import Row
 from interlock.protocols.service import picture, plain
@@ -96,9 +97,10 @@ def test_one_replica_of_a_stage_computes_with_jax_and_the_report_says_which(tmp_
     expected = {"node-0": "torch", "node-1": "torch", "node-2": "torch", "node-3": "jax"}
     assert local.backends == expected
     assert follow(local, lambda news: None)
+    assert any("node-3 (jax)" in shown for _, shown in Table(local)._rows())
     report = measure(run)
     assert (report["backends"], report["voids"], report["rounds"]) == (expected, 0, 4)
-    run.report.write_text(json.dumps(report))
+    run.report.write_text(json.dumps(report | {"wall_seconds": 1.0}))
     assert contradictions(run) == []
 
 
