@@ -12,7 +12,7 @@ from ..net.zeromq import ZeroMQTransport
 from ..node import Node
 from .backends import stage_of
 from .engine import Engine
-from .process import PART_BYTES_MAX, Guest, Process, join
+from .process import PART_BYTES_MAX, Member, Process, join
 
 
 class Computes(Event, frozen=True, kw_only=True):
@@ -23,7 +23,7 @@ class Computes(Event, frozen=True, kw_only=True):
     device: str
 
 
-def serve(guest: Guest, *, invitation: Invitation | None, backend: str, device: str, disclose: Path | None) -> None:
+def serve(guest: Member, *, invitation: Invitation | None, backend: str, device: str, disclose: Path | None) -> None:
     """Hold a replica of a stage until a signal comes.
 
     Args:
@@ -41,7 +41,7 @@ def serve(guest: Guest, *, invitation: Invitation | None, backend: str, device: 
 
     async def main(process: Process) -> None:
         try:
-            manifest = await join(transport, guest, request)
+            manifest = await join(transport, guest, request, keep=guest.folder)
             role = Node(identity, manifest, operator=operator, invitation=invitation)
             engine = Engine(manifest, backend=backend, device=device, disclose=disclose)
             await process.drive(
