@@ -17,6 +17,7 @@ BENCHMARKS = $(filter-out %/bars.py,$(wildcard tests/benchmarks/*.py))
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
+export NPROC ?= 1
 
 .PHONY: help demo test check bench clean
 .NOTPARALLEL:

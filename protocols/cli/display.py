@@ -117,8 +117,9 @@ class Table:
         for found in progress.evaluations[-3:]:
             yield "validation", f"{found.loss:.4f} nats a byte after round {found.round}"
         name = {identity: join.record.operator for identity, join in progress.joins.items()}
+        runs_on = {node: f"{node} ({backend})" for node, backend in local.backends.items()}
         for stage, group in enumerate(progress.members):
-            yield f"stage {stage}", ", ".join(sorted(name[who] for who in group))
+            yield f"stage {stage}", ", ".join(sorted(runs_on.get(name[who], name[who]) for who in group))
         for role in ("gate", "relay", *(() if progress.members else ("node",))):
             here = sorted(join.record.operator for join in progress.of(role))
             yield f"{role}s", ", ".join(here) or "none yet"

@@ -247,6 +247,8 @@ def _show(found: dict[str, Any]) -> None:
     for name, value in found.items():
         if isinstance(value, int | float):
             table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:,.6g}")
+    for backend in sorted(set(found["backends"].values())):
+        table.add_row(backend, ", ".join(node for node, its in found["backends"].items() if its == backend))
     for bar in found["bars"]:
         verdict = "holds" if bar["holds"] else "[red]does not hold[/red]"
         table.add_row(f"bar: {bar['name']}", f"{bar['value']:.3g} <= {bar['limit']:g}  {verdict}")

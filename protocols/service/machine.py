@@ -11,6 +11,9 @@ import time
 
 from ..errors import Failed, Misused
 
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
+"""What numeric libraries read when they are imported; the last is JAX's, for its CPU."""
+
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -24,7 +27,7 @@ def set_threads(count: int) -> None:
     """
     if count < 1:
         raise Misused(720, "--threads", expected="1 or more", actual=count, todo="Leave it out for 1.")
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    for name in THREADS:
         os.environ[name] = str(count)
 
 

@@ -41,7 +41,7 @@ def measure(run: RunDir) -> dict[str, Any]:
     val_*: nats a byte over the held-out text. gap_60: largest difference of training losses to the plain run in the
     first 60 rounds. cpu_seconds_per_token: of all nodes, between the first and the last round. masked_fraction_of_cpu:
     the part of it for masks, fixed point and hashes of frames. boundary_bytes_per_token: frames that relays carried in
-    rounds.
+    rounds. backends: the library that computes, by node.
 
     Raises:
         Misused: E705. Refused: E201.
@@ -66,6 +66,7 @@ def measure(run: RunDir) -> dict[str, Any]:
         "epochs": progress.epoch + 1,
         "stages": manifest.stages,
         "nodes": len(progress.of("node")),
+        "backends": _backends(run),
         "gates": len(progress.of("gate")),
         "relays": len(progress.of("relay")),
         "ticks": max(progress.openings, default=0),
@@ -96,6 +97,13 @@ def gap(rounds: list[Trained], losses: list[float], first: int) -> float:
     """The largest difference of training losses in the first rounds, in nats a byte."""
     pairs = list(zip(rounds, losses, strict=False))[:first]
     return max((abs(trained.loss - loss) for trained, loss in pairs), default=0.0)
+
+
+def _backends(run: RunDir) -> dict[str, str]:
+    """The library that each node of this machine computed with."""
+    folders = sorted(run.path.glob("node-*"))
+    found = {folder.name: [e["backend"] for e in read_events(folder) if e["event"] == "Computes"] for folder in folders}
+    return {name: said[-1] for name, said in found.items() if said}
 
 
 def _spent(run: RunDir, ticks: set[int]) -> tuple[float, float]:

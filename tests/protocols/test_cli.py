@@ -23,6 +23,7 @@ from interlock.protocols.cli import main
 from interlock.protocols.cli.app import visible
 from interlock.protocols.cli.display import Table
 from interlock.protocols.members import Invitation
+from interlock.protocols.service import machine
 from interlock.protocols.service.choices import Choices
 from interlock.protocols.service.local import Local
 from interlock.protocols.service.rundir import RunDir
@@ -39,7 +40,7 @@ Call = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Call]:
     """Run one command in this process: exit status, output, error output."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    for name in machine.THREADS:
         monkeypatch.setenv(name, "1")  # the command sets them; this puts back what was there
     monkeypatch.setenv("COLUMNS", "200")
     before = signal.getsignal(signal.SIGINT)
@@ -300,7 +301,21 @@ def test_bad_input_to_a_process_is_a_numbered_error(call: Call, run: RunDir, tmp
     refused(call(*node, *key, "--url", url, "--invitation", tmp_path / "i"), 204)
     here = JoinURL(host="127.0.0.1", port=9, run=run.manifest().run, key=bytes(32), curve=bytes(32))
     refused(call(*node, *key, "--url", here, "--invitation", tmp_path / "i"), 209)
-    refused(call(*node, *key, "--url", here, "--device", "abacus"), 723)
+    for backend in ("torch", "jax"):
+        error = refused(call(*node, *key, "--url", here, "--backend", backend, "--device", "abacus"), 723)
+        assert f"'abacus' cannot be used by {backend}" in error
+    error = refused(call(*node, *key, "--url", here, "--backend", "abacus"), 740)
+    assert "expected torch or jax, got abacus" in error
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_a_library_that_is_not_installed_is_a_numbered_error(
+    call: Call, run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setitem(sys.modules, backend, None)  # Python then finds no such module
+    url = JoinURL(host="127.0.0.1", port=9, run=run.manifest().run, key=bytes(32), curve=bytes(32))
+    node = ["serve", "node", tmp_path / "node", "--operator", "zoe", "--key", run.key("node-0"), "--url", url]
+    assert f"pip install {backend}" in refused(call(*node, "--backend", backend), 741)
 
 
 def test_bad_input_to_a_keyholder_is_a_numbered_error(call: Call, run: RunDir, tmp_path: Path) -> None:

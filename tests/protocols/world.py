@@ -47,6 +47,7 @@ class World:
     change: Callable[[Sent], list[Sent]] = lambda sent: [sent]
     before_job: Callable[[str, Engine, Any], None] = lambda name, engine, job: None
     disclose: Path | None = None
+    backends: dict[str, str] = field(default_factory=dict)  # by node, where it is not torch
     rings_max: int = RINGS_MAX
     roles: dict[str, Any] = field(default_factory=dict)
     engines: dict[str, Engine] = field(default_factory=dict)
@@ -84,7 +85,7 @@ class World:
             )
         for name in [f"node{i}" for i in range(made.stages * made.replicas)]:
             path = None if self.disclose is None else self.disclose / name
-            self.engines[name] = Engine(made, disclose=path)
+            self.engines[name] = Engine(made, backend=self.backends.get(name, "torch"), disclose=path)
             self._add(name, lambda n=name: Node(identity(n), made, operator=n, invitation=invited(n, "node")))
 
     def ask(self, name: str, inquiry: Inquiry, *, number: int = 0) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from interlock.protocols.canonical import decode, encode
+from interlock.protocols.cli.display import Table
 from interlock.protocols.errors import Failed, Misused
 from interlock.protocols.journal import Row
 from interlock.protocols.service import picture, plain
@@ -79,11 +80,28 @@ def test_a_run_trains_as_one_plain_process_does(ended: RunDir) -> None:
     report = measure(ended)
     assert (report["rounds"], report["epochs"], report["voids"]) == (4, 2, 0)
     assert (report["nodes"], report["gates"], report["relays"]) == (2, 3, 1)
+    assert report["backends"] == {"node-0": "torch", "node-1": "torch"}  # neither has a partner
     assert report["tokens"] == 4 * 2 * 8 * 32
     assert report["val_loss_last"] < report["val_loss_first"]
     assert report["gap_60"] < 1e-3
     assert abs(report["val_loss_last"] - report["plain_val_loss_last"]) < 1e-3
     assert report["boundary_bytes_per_token"] == 2 * 16 * 3  # there and back, 16 numbers of 24 bits
+
+
+def test_one_replica_of_a_stage_computes_with_jax_and_the_report_says_which(tmp_path: Path) -> None:
+    data = tmp_path / "texts"
+    data.mkdir()
+    changed = replace(SMALL, data=texts(data), replicas=2, microbatches=4, rows=4)
+    run, _, _ = found(tmp_path / "run", changed)
+    local = Local(run)
+    expected = {"node-0": "torch", "node-1": "torch", "node-2": "torch", "node-3": "jax"}
+    assert local.backends == expected
+    assert follow(local, lambda news: None)
+    assert any("node-3 (jax)" in shown for _, shown in Table(local)._rows())
+    report = measure(run)
+    assert (report["backends"], report["voids"], report["rounds"]) == (expected, 0, 4)
+    run.report.write_text(json.dumps(report | {"wall_seconds": 1.0}))
+    assert contradictions(run) == []
 
 
 def test_status_and_picture_come_from_the_journal(ended: RunDir) -> None:
