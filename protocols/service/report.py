@@ -71,6 +71,7 @@ def measure(run: RunDir) -> dict[str, Any]:
         "ticks": max(progress.openings, default=0),
         "voids": len(progress.voids),
         "tokens": tokens,
+        "clamped": sum(trained.clamped for trained in progress.rounds),
         "val_bytes": evaluations[-1].bytes if evaluations else 0,
         "val_loss_first": evaluations[0].loss if evaluations else None,
         "val_loss_last": evaluations[-1].loss if evaluations else None,
