@@ -11,6 +11,7 @@ import time
 
 from ..errors import Failed, Misused
 
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # read by the numeric libraries
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -24,7 +25,7 @@ def set_threads(count: int) -> None:
     """
     if count < 1:
         raise Misused(720, "--threads", expected="1 or more", actual=count, todo="Leave it out for 1.")
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    for name in THREADS:
         os.environ[name] = str(count)
 
 

@@ -31,7 +31,7 @@ from interlock.vault import Identity
 
 COMMANDS = [
     "", "new", "up", "status", "plain", "demo", "keyholder", "keyholder init", "keyholder invite", "serve",
-    "serve coordinator", "serve gate", "serve relay", "serve node",
+    "serve coordinator", "serve gate", "serve relay", "serve node", "explain", "doctor",
 ]  # fmt: skip
 Call = Callable[..., tuple[int, str, str]]
 
@@ -407,3 +407,47 @@ def test_names_are_shown_as_they_are_and_never_obeyed(
     shown = capsys.readouterr().out
     assert "'[/red] :smile: \\xad'" in shown
     assert "waiting: the coordinator" in shown
+
+
+# --- explain ---
+
+
+def test_explain_prints_a_page_and_lists_all(call: Call) -> None:
+    status, out, error = call("explain", "E306")
+    assert (status, error) == (0, "")
+    assert out.startswith("# E306: ")
+    assert call("explain", "306")[1] == out
+    assert json.loads(call("explain", "306", "--json")[1])["page"] == out
+    listed = call("explain")[1].splitlines()
+    rows = [json.loads(row) for row in call("explain", "--json")[1].splitlines()]
+    assert listed == [f"E{row['number']}  {row['title']}" for row in rows]
+    assert "E306  It contradicts what was signed or committed before" in listed
+
+
+def test_explain_of_an_unknown_number_names_those_near_it(call: Call) -> None:
+    assert "expected a number such as 307, 308, 310, got 309" in refused(call("explain", "309"), 740)
+    assert call("explain", "none")[0] == 2
+
+
+# --- doctor ---
+
+
+def test_doctor_finds_a_key_that_others_may_read_in_a_run(call: Call, run: RunDir) -> None:
+    status, out, error = call("doctor", run.path, "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    wrong = [line for line in lines if line["status"] == "error"]
+    assert (status, error, wrong) == (0, "", [])
+    assert {"versions", "answers", "arithmetic", "speed", "machine", "clock", "text", "files", "ports"} == {
+        line["part"] for line in lines
+    }
+    run.key("node-0").chmod(0o640)
+    status, out, error = call("doctor", run.path)
+    assert status == 1
+    assert f"error   key: {run.key('node-0')} is open to others" in out
+    assert f"Type: chmod 600 {run.key('node-0')}" in out
+    assert error.startswith("error: E741 this machine is not fit for a run: 1 error\nhint: ")
+
+
+def test_doctor_of_something_else_than_a_run_is_a_numbered_error(call: Call, tmp_path: Path) -> None:
+    refused(call("doctor", tmp_path / "nothing"), 705)
+    refused(call("doctor", "interlock://nowhere"), 613)
