@@ -375,3 +375,9 @@ def examine(target: str = "", begun: Callable[[str], None] = lambda part: None) 
     begun("ports")
     yield from ports(facts.ports(place, reached))
     yield from peers(reached)
+    if place.url is None and place.run is not None:
+        yield Line(
+            "reach", "coordinator", "ok", "not tried: the directory has no URL, so that the run is not running here"
+        )
+    elif place.run is None and place.url is not None:
+        yield Line("reach", "relays", "ok", "not tried: only members, and the run's directory, know where they are")

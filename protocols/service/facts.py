@@ -364,9 +364,10 @@ def _port(host: str, port: int, what: str) -> Port:
 
 
 def peers(where: Place) -> Iterator[Peer]:
-    """The coordinator of the URL, and the relays in the run's journal."""
-    if where.url is not None:
-        yield _coordinator(where.url)
+    """The coordinator of the URL, and the relays in the run's journal; nobody of a run that is not running."""
+    if where.url is None:
+        return
+    yield _coordinator(where.url)
     if where.run is not None and where.run.journal.is_file():
         for name, address in _relays(where.run):
             yield _connected(name, *address)

@@ -437,7 +437,7 @@ def test_doctor_finds_a_key_that_others_may_read_in_a_run(call: Call, run: RunDi
     lines = [json.loads(line) for line in out.splitlines()]
     wrong = [line for line in lines if line["status"] == "error"]
     assert (status, error, wrong) == (0, "", [])
-    assert {"versions", "answers", "arithmetic", "speed", "machine", "clock", "text", "files", "ports"} == {
+    assert {"versions", "answers", "arithmetic", "speed", "machine", "clock", "text", "files", "ports", "reach"} == {
         line["part"] for line in lines
     }
     run.key("node-0").chmod(0o640)
@@ -446,6 +446,19 @@ def test_doctor_finds_a_key_that_others_may_read_in_a_run(call: Call, run: RunDi
     assert f"error   key: {run.key('node-0')} is open to others" in out
     assert f"Type: chmod 600 {run.key('node-0')}" in out
     assert error.startswith("error: E741 this machine is not fit for a run: 1 error\nhint: ")
+
+
+def test_doctor_reaches_a_coordinator_by_directory_and_by_url(
+    call: Call, run: RunDir, coordinator: subprocess.Popen[str]
+) -> None:
+    address = run.url.read_text().split("/")[2]
+    for target in (run.path, run.url.read_text()):
+        status, out, error = call("doctor", target, "--json")
+        assert (status, error) == (0, "")
+        reach = [line for line in map(json.loads, out.splitlines()) if line["part"] == "reach"]
+        assert reach[0]["name"] == "coordinator"
+        assert reach[0]["said"].startswith(f"{address}: connected, and it proved its key")
+        assert (len(reach) == 2) == (target != run.path)
 
 
 def test_doctor_of_something_else_than_a_run_is_a_numbered_error(call: Call, tmp_path: Path) -> None:
