@@ -18,7 +18,7 @@ APART_MAX = 0.01  # validation losses, nats a byte
 VALIDATION_MAX, VALIDATION_ROUNDS = 2.1, 80  # nats a byte, from about 5.5; fewer rounds do not get there
 WALL_MAX = 300.0  # seconds, the plain run included
 # Fields that the journals do not hold.
-OUTSIDE = ("wall_seconds", "bars")
+OUTSIDE = ("wall_seconds", "bars", "failed")  # failed: why a run ended early, if it did
 
 
 def speed(progress: Progress, times: Mapping[int, float], last: int | None = None) -> float:

@@ -341,6 +341,68 @@ def test_a_port_in_use_is_a_numbered_error(run: RunDir) -> None:
     assert not run.url.exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_full_disk_under_a_process_is_a_numbered_error(run: RunDir) -> None:
+    run.folder("coordinator").mkdir()
+    (run.folder("coordinator") / "events.jsonl").symlink_to("/dev/full")
+    _, error = interlock("serve", "coordinator", run.path).communicate(timeout=60)
+    assert "Traceback" not in error
+    assert "E707" in error
+    assert "events.jsonl cannot be written: No space left on device" in error
+    assert not run.url.exists()
+
+
+# Ctrl-C at the n-th call of a Python function since the command began; with 0 it only counts them.
+INTERRUPTED = """
+import atexit, signal, sys
+from interlock.protocols.cli import main
+at, calls = int(sys.argv[1]), 0
+def count(frame, event, argument):
+    global calls
+    calls += event == "call"
+    if calls == at:
+        sys.setprofile(None)
+        signal.raise_signal(signal.SIGINT)
+atexit.register(lambda: print("calls", calls, file=sys.stderr))
+sys.setprofile(count)
+main(sys.argv[2:])
+"""
+PARTS = (0.02, 0.3, 0.7, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_any_time_leaves_a_whole_run_or_none(texts: Path, tmp_path: Path) -> None:
+    def interrupted(at: int, name: str) -> tuple[int, str, RunDir]:
+        new = [
+            "new",
+            str(tmp_path / name),
+            "--local",
+            "--data",
+            str(texts),
+            "--validation-bytes",
+            "5000",
+            "--rows",
+            "1",
+        ]
+        command = [sys.executable, "-c", INTERRUPTED, str(at), *new]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return ran.returncode, ran.stderr, RunDir(tmp_path / name)
+
+    status, said, _ = interrupted(0, "whole")
+    total = int(said.split()[-1])
+    assert (status, total > 10_000) == (0, True)
+    for number, part in enumerate(PARTS):
+        status, said, made = interrupted(int(part * total), f"run{number}")
+        assert status in (0, 130)
+        assert "Traceback" not in said
+        assert ("stopped" in said) == (status == 130)
+        if made.path.exists():
+            assert made.corpus(made.manifest())
+            assert all(Identity.load(path) for path in (made.path / "keys").iterdir())
+        else:
+            assert status == 130
+
+
 @pytest.fixture
 def coordinator(run: RunDir) -> Iterator[Any]:
     """A coordinator that listens."""
