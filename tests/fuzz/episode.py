@@ -39,6 +39,7 @@ PEERS = {"c": "grn", "g": "c", "r": "cn", "n": "cr"}
 STRANGER = "n8"  # a key that nobody invited
 MAY_STOP = {308, 320}  # an insider can make a run end so, and it says why
 TRIES = 3  # mutations that are tried until one can be read
+STUMBLES = 0.004  # jobs that fail, where members lie
 RINGS_MAX = 12
 INPUTS_MAX = 3000  # of one episode, real ones
 REMEMBERED = 400  # real messages of one kind of process, to make others from
@@ -189,6 +190,8 @@ class Episode:
                 data = random.Random(f"{label} {self.draws}").randbytes(size)
                 self.queue.append((label, partial(role.on_drawn, name, data)))
             case Work(job):
+                if self.insiders and self.dice.random() < STUMBLES:
+                    self.engines[label].stumbles = True  # so that there are troubles to make others from
                 self.queue.append((label, partial(role.on_done, job, self.engines[label](job))))
             case Stop(error):
                 person.over = True

@@ -30,7 +30,29 @@ from interlock.specs.scope import quiet_settings
 from interlock.specs.wire import DATA
 from interlock.vault import Identity
 
-NUMBERS = (0, 1, 2, 23, 31, 127, 128, 255, 256, 2**16, 2**31 - 1, 2**31, 2**32, 2**53 - 1, 2**53, 2**53 + 1, 2**63)
+NUMBERS = (
+    0,
+    1,
+    2,
+    23,
+    31,
+    127,
+    128,
+    200,
+    255,
+    256,
+    300,
+    402,
+    403,
+    2**16,
+    2**31 - 1,
+    2**31,
+    2**32,
+    2**53 - 1,
+    2**53,
+    2**53 + 1,
+    2**63,
+)
 TEXTS = ("", "x", "x" * 80, "x" * 81, "x" * 5000, "\x00", "\x1b[2J", "\u202e", "é" * 80, "start", "turn", "train")
 # Heads that promise more than follows: arrays, maps, byte strings and texts of up to 2**32 - 1 entries.
 PROMISES = (

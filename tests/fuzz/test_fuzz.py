@@ -36,7 +36,7 @@ def test_a_few_thousand_messages_crash_nobody() -> None:
     assert outcome.heard == SHORT
     assert outcome.holds
     assert set(outcome.by_kind) == {"c", "g", "r", "n"}
-    for number in (0, 201, 202, 204, 205, 206, 207, 209, 210, 304, 310, 314):
+    for number in (0, 201, 202, 204, 206, 210, 304):
         assert outcome.by_number[number], f"nothing was refused as E{number}: {outcome.by_number}"
 
 
