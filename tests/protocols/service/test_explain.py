@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from interlock.protocols.service import explain as explained
 from interlock.vault import errors as vault_errors
 
 ROOT = Path(interlock.__file__).parent
+REPOSITORY = Path(__file__).parents[3]
 PACKAGES = ("kernels", "vault", "protocols", "specs")
 MADE_BY = {"Refused", "Overflowed", "Misused", "Failed", "Warned", "NotSent", "_wrong"}
 
@@ -83,3 +85,10 @@ def test_an_unknown_number_names_those_near_it() -> None:
         explained.page(309)
     assert (caught.value.number, caught.value.actual) == (740, 309)
     assert caught.value.expected == "a number such as 307, 308, 310"
+
+
+def test_pages_travel_in_the_package_and_docs_link_to_them() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    assert "explained/*.md" in project["tool"]["setuptools"]["package-data"]["*"]
+    linked = {path.name for path in (REPOSITORY / "docs" / "errors").glob("*.md")}
+    assert linked == {f"E{number}.md" for number in explained.numbers()}
