@@ -123,7 +123,7 @@ class Gate:
         effects: Effects = []
         if "known" in stored:
             self._known = decode(stored["known"], Known, whose="gate store")
-            release = self._known.release
+            release: Release | None = self._known.release
             if release is not None:
                 effects.append(Announce(GateReleased(tick=release.tick, plan=release.plan.hex())))
         return effects + self.on_timer("hello")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import Failed, Misused
+from ..errors import Failed, InterlockError, Misused
 from ..service import machine
 from ..service.choices import Choices
 from .app import Json, app, note, say, say_json
@@ -207,12 +207,30 @@ def _follow(
     from ..service.local import Local, follow
     from .display import JsonLines, Table
 
-    local = Local(run, disclose=disclose, threads=threads)
-    with JsonLines(local) if json else Table(local) as display:
-        whole = follow(local, display, ended=ended, serve=serve)
+    local, start = Local(run, disclose=disclose, threads=threads), machine.now_s()
+    try:
+        with JsonLines(local) if json else Table(local) as display:
+            whole = follow(local, display, ended=ended, serve=serve)
+    except Failed as error:
+        _report_of(run, error, machine.now_s() - start)
+        raise
     if not whole:
         note(f"stopped after round {local.progress.round} of {local.manifest.training.rounds}")
         raise typer.Exit(130)
+
+
+def _report_of(run: RunDir, failed: Failed, wall_seconds: float) -> None:
+    """Write what a run came to that ended early; one that has written no row leaves none."""
+    from ..service.report import measure
+    from ..service.rundir import write_whole
+
+    try:
+        found = {**measure(run), "wall_seconds": wall_seconds, "bars": [], "failed": str(failed).partition("\n")[0]}
+        write_whole(run.report, jsonlib.dumps(found, indent=2).encode() + b"\n")
+    except (InterlockError, OSError) as error:
+        note(f"warning: no report: {error}")
+    else:
+        note(f"report: {run.report}")
 
 
 def _finish(run: RunDir, start: float, *, json: bool, report: Path | None, bars: bool = False) -> None:

@@ -18,7 +18,7 @@ APART_MAX = 0.01  # validation losses, nats a byte
 VALIDATION_MAX, VALIDATION_ROUNDS = 2.1, 80  # nats a byte, from about 5.5; fewer rounds do not get there
 WALL_MAX = 300.0  # seconds, the plain run included
 # Fields that the journals do not hold.
-OUTSIDE = ("wall_seconds", "bars")
+OUTSIDE = ("wall_seconds", "bars", "failed")  # failed: why a run ended early, if it did
 
 
 def speed(progress: Progress, times: Mapping[int, float], last: int | None = None) -> float:
@@ -72,6 +72,7 @@ def measure(run: RunDir) -> dict[str, Any]:
         "ticks": max(progress.openings, default=0),
         "voids": len(progress.voids),
         "tokens": tokens,
+        "clamped": sum(trained.clamped for trained in progress.rounds),
         "val_bytes": evaluations[-1].bytes if evaluations else 0,
         "val_loss_first": evaluations[0].loss if evaluations else None,
         "val_loss_last": evaluations[-1].loss if evaluations else None,

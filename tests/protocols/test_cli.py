@@ -32,7 +32,7 @@ from interlock.vault import Identity
 
 COMMANDS = [
     "", "new", "up", "status", "plain", "demo", "keyholder", "keyholder init", "keyholder invite", "serve",
-    "serve coordinator", "serve gate", "serve relay", "serve node",
+    "serve coordinator", "serve gate", "serve relay", "serve node", "explain", "doctor",
 ]  # fmt: skip
 Call = Callable[..., tuple[int, str, str]]
 
@@ -356,6 +356,68 @@ def test_a_port_in_use_is_a_numbered_error(run: RunDir) -> None:
     assert not run.url.exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_full_disk_under_a_process_is_a_numbered_error(run: RunDir) -> None:
+    run.folder("coordinator").mkdir()
+    (run.folder("coordinator") / "events.jsonl").symlink_to("/dev/full")
+    _, error = interlock("serve", "coordinator", run.path).communicate(timeout=60)
+    assert "Traceback" not in error
+    assert "E707" in error
+    assert "events.jsonl cannot be written: No space left on device" in error
+    assert not run.url.exists()
+
+
+# Ctrl-C at the n-th call of a Python function since the command began; with 0 it only counts them.
+INTERRUPTED = """
+import atexit, signal, sys
+from interlock.protocols.cli import main
+at, calls = int(sys.argv[1]), 0
+def count(frame, event, argument):
+    global calls
+    calls += event == "call"
+    if calls == at:
+        sys.setprofile(None)
+        signal.raise_signal(signal.SIGINT)
+atexit.register(lambda: print("calls", calls, file=sys.stderr))
+sys.setprofile(count)
+main(sys.argv[2:])
+"""
+PARTS = (0.02, 0.3, 0.7, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_any_time_leaves_a_whole_run_or_none(texts: Path, tmp_path: Path) -> None:
+    def interrupted(at: int, name: str) -> tuple[int, str, RunDir]:
+        new = [
+            "new",
+            str(tmp_path / name),
+            "--local",
+            "--data",
+            str(texts),
+            "--validation-bytes",
+            "5000",
+            "--rows",
+            "1",
+        ]
+        command = [sys.executable, "-c", INTERRUPTED, str(at), *new]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return ran.returncode, ran.stderr, RunDir(tmp_path / name)
+
+    status, said, _ = interrupted(0, "whole")
+    total = int(said.split()[-1])
+    assert (status, total > 10_000) == (0, True)
+    for number, part in enumerate(PARTS):
+        status, said, made = interrupted(int(part * total), f"run{number}")
+        assert status in (0, 130)
+        assert "Traceback" not in said
+        assert ("stopped" in said) == (status == 130)
+        if made.path.exists():
+            assert made.corpus(made.manifest())
+            assert all(Identity.load(path) for path in (made.path / "keys").iterdir())
+        else:
+            assert status == 130
+
+
 @pytest.fixture
 def coordinator(run: RunDir) -> Iterator[Any]:
     """A coordinator that listens."""
@@ -422,3 +484,60 @@ def test_names_are_shown_as_they_are_and_never_obeyed(
     shown = capsys.readouterr().out
     assert "'[/red] :smile: \\xad'" in shown
     assert "waiting: the coordinator" in shown
+
+
+# --- explain ---
+
+
+def test_explain_prints_a_page_and_lists_all(call: Call) -> None:
+    status, out, error = call("explain", "E306")
+    assert (status, error) == (0, "")
+    assert out.startswith("# E306: ")
+    assert call("explain", "306")[1] == out
+    assert json.loads(call("explain", "306", "--json")[1])["page"] == out
+    listed = call("explain")[1].splitlines()
+    rows = [json.loads(row) for row in call("explain", "--json")[1].splitlines()]
+    assert listed == [f"E{row['number']}  {row['title']}" for row in rows]
+    assert "E306  It contradicts what was signed or committed before" in listed
+
+
+def test_explain_of_an_unknown_number_names_those_near_it(call: Call) -> None:
+    assert "expected a number such as 307, 308, 310, got 309" in refused(call("explain", "309"), 742)
+    assert call("explain", "none")[0] == 2
+
+
+# --- doctor ---
+
+
+def test_doctor_finds_a_key_that_others_may_read_in_a_run(call: Call, run: RunDir) -> None:
+    status, out, error = call("doctor", run.path, "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    wrong = [line for line in lines if line["status"] == "error"]
+    assert (status, error, wrong) == (0, "", [])
+    assert {"versions", "answers", "arithmetic", "speed", "machine", "clock", "text", "files", "ports", "reach"} == {
+        line["part"] for line in lines
+    }
+    run.key("node-0").chmod(0o640)
+    status, out, error = call("doctor", run.path)
+    assert status == 1
+    assert f"error   key: {run.key('node-0')} is open to others" in out
+    assert f"Type: chmod 600 {run.key('node-0')}" in out
+    assert error.startswith("error: E743 this machine is not fit for a run: 1 error\nhint: ")
+
+
+def test_doctor_reaches_a_coordinator_by_directory_and_by_url(
+    call: Call, run: RunDir, coordinator: subprocess.Popen[str]
+) -> None:
+    address = run.url.read_text().split("/")[2]
+    for target in (run.path, run.url.read_text()):
+        status, out, error = call("doctor", target, "--json")
+        assert (status, error) == (0, "")
+        reach = [line for line in map(json.loads, out.splitlines()) if line["part"] == "reach"]
+        assert reach[0]["name"] == "coordinator"
+        assert reach[0]["said"].startswith(f"{address}: connected, and it proved its key")
+        assert (len(reach) == 2) == (target != run.path)
+
+
+def test_doctor_of_something_else_than_a_run_is_a_numbered_error(call: Call, tmp_path: Path) -> None:
+    refused(call("doctor", tmp_path / "nothing"), 705)
+    refused(call("doctor", "interlock://nowhere"), 613)

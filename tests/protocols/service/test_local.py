@@ -244,7 +244,12 @@ def test_a_process_killed_in_the_middle_ends_the_run_by_name_and_leaves_nobody(t
     _, said = up.communicate(timeout=60)
     assert up.returncode == 1
     lines = said.splitlines()
+    assert lines.pop(0) == f"report: {run.report}"
     assert lines[0] == f"error: E708 {name} was killed by signal 9 (Killed); the end of its log:"
+    report = json.loads(run.report.read_text())
+    assert report["failed"].startswith(f"E708 {name} was killed by signal 9")
+    assert measure(run).items() <= report.items()
+    assert (report["rounds"] > 0, report["nodes"]) == (True, 2)  # a stage has one replica: with it, all are lost
     assert lines[-1] == f"hint: Its whole log is {run.folder(name) / 'log.txt'}; everything else was stopped."
     gone(left)
     assert not run.url.exists()
