@@ -242,6 +242,8 @@ def _type(info: mi.Type) -> str:
             return " or ".join(f"`{msgspec.json.encode(value).decode()}`" for value in values)
         case mi.StructType(cls=cls):
             return str(cls.__name__)
+        case mi.BoolType():
+            return "true or false"
         case mi.NoneType():
             return "nothing"
         case mi.FloatType():
