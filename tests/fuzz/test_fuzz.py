@@ -124,7 +124,7 @@ def test_a_file_that_is_no_saved_fault_is_said_to_be_none(text: str, tmp_path: P
 
 # --- the mutations ---
 
-ANY = any_message(messages.BY_COORDINATOR | messages.BY_GATE | messages.BY_RELAY | messages.BY_NODE).map(encode)
+ANY = any_message(messages.EVERY).map(encode)
 
 
 @given(st.integers(0, 2**32), ANY, ANY)

@@ -198,8 +198,7 @@ def readers() -> str:
 def records() -> str:
     """Every record inside messages and rows, and its fields with their types."""
     found: dict[type[Any], None] = {}
-    every = messages.BY_COORDINATOR | messages.BY_GATE | messages.BY_RELAY | messages.BY_NODE | messages.BY_ASKER
-    waiting: list[Any] = [mi.type_info(Envelope), mi.type_info(every)]
+    waiting: list[Any] = [mi.type_info(Envelope), mi.type_info(messages.EVERY)]
     while waiting:
         match waiting.pop():
             case mi.StructType(cls=cls, fields=parts):
