@@ -159,9 +159,7 @@ def rollback(made: Manifest, held: Keys, kind: type[Engine]) -> Two:
     unit, later = engines.unit(made), engines.unit(made, tick=3)
     one = take(made, ready, unit, by=held.group, under=held.pair)
     ready(Adopt(tick=3, made=1))
-    other = take(
-        made, ready, later, by=held.group, under=held.pair, windows=range(rows, 2 * rows), tick_key=b"u" * 32
-    )
+    other = take(made, ready, later, by=held.group, under=held.pair, windows=range(rows, 2 * rows), tick_key=b"u" * 32)
     return (one, TICK_KEY), (other, b"u" * 32)
 
 
@@ -177,9 +175,7 @@ def two_bridges(made: Manifest, held: Keys, kind: type[Engine]) -> Two:
     """A lead deals two bridges to the two replicas of its stage; both read the same frame."""
     first = engines.engine(made, 0)
     before = engines.pair(0)
-    arrived = engines.arrive(
-        take(made, first, engines.unit(made), by=engines.group(0), under=before), under=before
-    )
+    arrived = engines.arrive(take(made, first, engines.unit(made), by=engines.group(0), under=before), under=before)
     unit = engines.unit(made, boundary=1)
     left = [
         take(
