@@ -42,8 +42,8 @@ class Found:
     """What one attack came to.
 
     won: the attacker has what it wanted. recovered: what it has, in a few words with numbers. measures: the numbers
-    that `won` was judged by. control: whether the same program wins where it must (for tampering: whether it came to it at
-    all); None for an attack that needs none.
+    that `won` was judged by. control: whether the same program wins where it must (for tampering: whether it came to
+    it at all); None for an attack that needs none.
     """
 
     won: bool
