@@ -15,14 +15,16 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from tests.protocols.world import World
+from tests.protocols.world import World, openings_of
 from tests.runs import manifest, text
 
 from interlock.kernels import mask
 from interlock.protocols import corpus
 from interlock.protocols.boundary import Frame, Pass, Passed, Unit
+from interlock.protocols.journal import Closed
 from interlock.protocols.manifest import Model
 from interlock.protocols.node import Adopt
+from interlock.protocols.release import order_key, tick_key
 from interlock.protocols.service.engine import Engine
 from interlock.vault import PairKey, Secret
 
@@ -163,3 +165,41 @@ def _frame(integers: Words) -> npt.NDArray[np.uint8]:
     """A frame without a mask."""
     low, high = (integers & 0xFFFF).astype("<u2").view(np.uint8), (integers >> 16).astype(np.uint8)
     return np.concatenate([low, high])
+
+
+# -- what is said in the clear -------------------------------------------------------------------------------------
+
+
+def in_the_clear() -> Found:
+    """What the journal and the openings say without any attack: the loss on every micro-batch, and on which text.
+
+    The coordinator serves the text, an epoch's order of it is drawn from its opening, and the last stage's replicas
+    commit to each micro-batch's loss in a row that every gate reads.
+    """
+    made, whole = manifest(), text()
+    world = World(made).run()
+    cost = Cost(seen_bytes=sum(map(len, world.stores["coordinator"].values())))
+    known: dict[tuple[bytes, ...], float] = {}
+    with cost.clock():
+        rows, rounds = world.rows(), made.training
+        opened = openings_of(rows)
+        for body in (row.body for row in rows if isinstance(row.body, Closed)):
+            plan = opened[body.tick].plan
+            key = order_key(tick_key(opened[plan.epoch_tick]))
+            order = corpus.order(key, corpus.window_count(len(whole.train), made.model.context))
+            start = (plan.round - plan.epoch * rounds.epoch_rounds) * rounds.microbatches * rounds.rows
+            for loss in (loss for commitment in body.commitments for loss in commitment.losses):
+                first = start + loss.microbatch * rounds.rows
+                windows = order[np.arange(first, first + rounds.rows) % len(order)]
+                inputs, _ = corpus.batch(whole.train, windows, made.model.context)
+                known[inputs.astype(np.uint8).tobytes()] = loss.nats
+    passes = [(who, job, done) for who, job, done in world.jobs if isinstance(done, Passed) and job.kind == "train"]
+    losses = {done.nats for _, _, done in passes if done.tokens}
+    begins = ((world.engines[who], job) for who, job, _ in passes if job.arrival is None)
+    texts = {each._text(job)[0].astype(np.uint8).tobytes() for each, job in begins}
+    return Found(
+        won=texts == set(known) and losses == set(known.values()),
+        recovered=f"the loss on each of {len(known)} micro-batches, and their text",
+        measures={"micro-batches": len(known)},
+        cost=cost,
+    )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
+from interlock.kernels.fixed import Int32
 from interlock.protocols.boundary import Departure, Unit
 from interlock.protocols.canonical import decode
 from interlock.protocols.manifest import Manifest
@@ -234,77 +235,93 @@ def two_scales(made: Manifest, held: Keys, kind: type[Engine]) -> Two:
     return left[0], left[1]
 
 
-Case = Callable[[Manifest, Keys, type[Engine]], Two]
-CASES: dict[str, tuple[Case, Cut, type[Engine], str]] = {
-    "a tick that goes back": (rollback, number_only, Engine, "nonce: the micro-batch's number"),
-    "a second try": (retry, no_inputs, Engine, "nonce without the input"),
-    "two bridges": (two_bridges, whole, BridgeForgotten, "nonce without the bridge"),
-    "a stale device copy": (stale_copy, whole, CopyKept, "weights not loaded anew"),
-    "forward and backward": (there_and_back, no_direction, Engine, "nonce without the direction"),
-    "two gradient scales": (two_scales, no_scale, Engine, "nonce without the scale"),
+Play = Callable[[Manifest, Keys, type[Engine]], Two]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What happens in a run, and the weakened copy in which it leaks: a cut nonce, or an engine that forgets."""
+
+    play: Play
+    missing: str
+    cut: Cut = whole
+    engine: type[Engine] = Engine
+
+
+CASES: dict[str, Case] = {
+    "a tick that goes back": Case(rollback, "nonce: the micro-batch's number", cut=number_only),
+    "a second try": Case(retry, "nonce without the input", cut=no_inputs),
+    "two bridges": Case(two_bridges, "nonce without the bridge", engine=BridgeForgotten),
+    "a stale device copy": Case(stale_copy, "weights not loaded anew", engine=CopyKept),
+    "forward and backward": Case(there_and_back, "nonce without the direction", cut=no_direction),
+    "two gradient scales": Case(two_scales, "nonce without the scale", cut=no_scale),
 }
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two frames subtracted. share: of small words. exact: the difference is that of the integers in the frames."""
+    """Two frames subtracted, mod 2**24.
 
-    share: float
+    words: the difference. first: the integers in the first frame, which only its receiver has. exact: the difference
+    is that of the integers in both.
+    """
+
+    words: Int32
+    first: Int32
     exact: bool
-    nonzero: bool
-    words: int
-    size: float
+
+    @property
+    def share(self) -> float:
+        """Of small words."""
+        return float(np.mean(np.abs(self.words) < SMALL))
+
+    @property
+    def equal(self) -> bool:
+        """Whether the frames are the same: then there is nothing in their difference."""
+        return not self.words.any()
 
     @property
     def found(self) -> bool:
         """What a relay concludes, from the frames alone."""
-        return self.share > SHARE and self.nonzero
+        return self.share > SHARE and not self.equal
 
 
-def subtract(case: Case, cut: Cut, kind: type[Engine], cost: Cost) -> Pair:
-    """Play one case and subtract its two frames."""
-    made = small(stages=2) if case is not two_bridges else small()
-    held = keys(cut)
-    (one, one_key), (other, other_key) = case(made, held, kind)
+def subtract(case: Case, cost: Cost, *, weakened: bool) -> Pair:
+    """Play one case, as it is or in its weakened copy, and subtract its two frames."""
+    made = small() if case.play is two_bridges else small(stages=2)
+    held = keys(case.cut if weakened else whole)
+    (one, one_key), (other, other_key) = case.play(made, held, case.engine if weakened else Engine)
     with cost.clock():
         words = difference(one, other)
-        share = float(np.mean(np.abs(words) < SMALL))
     cost.seen_bytes += one.frame.size + other.frame.size
-    truth = plain(one, under=held.pair, tick_key=one_key) - plain(other, under=held.pair, tick_key=other_key)
-    width = one.unit.width
-    wrapped = (truth.astype(np.int64) + 2 ** (width - 1)) % 2**width - 2 ** (width - 1)
-    return Pair(
-        share=share,
-        exact=bool(np.array_equal(words, wrapped)),
-        nonzero=bool(words.any()),
-        words=words.size,
-        size=float(np.sqrt(np.mean((words * 2.0**-one.unit.fraction) ** 2))),
-    )
+    first, second = plain(one, under=held.pair, tick_key=one_key), plain(other, under=held.pair, tick_key=other_key)
+    half = 2 ** (one.unit.width - 1)
+    truth = (first.astype(np.int64) - second + half) % (2 * half) - half
+    return Pair(words=words, first=first, exact=bool(np.array_equal(words, truth)))
 
 
 def cut_down(*, name: str) -> Found:
     """One case with the nonce cut down."""
-    case, cut, kind, _ = CASES[name]
     cost = Cost()
-    pair = subtract(case, cut, kind, cost)
-    return Found(
-        won=pair.found and pair.exact,
-        recovered=f"difference of {pair.words} activations or gradients, exactly",
-        measures={"small words": pair.share, "root mean square": pair.size},
-        cost=cost,
-    )
+    pair = subtract(CASES[name], cost, weakened=True)
+    measures = {"small words": pair.share, "largest": float(np.abs(pair.words).max())}
+    recovered = f"the difference of two sets of {pair.words.size} values, exactly"
+    if name == "two gradient scales":  # g - g / 16, both rounded: what is subtracted is the gradient itself
+        off = np.abs(pair.words * (16 / 15) - pair.first)
+        measures["off by units"] = float(off.max())
+        recovered = f"{pair.words.size} gradients themselves, to {off.max():.1f} units"
+    return Found(won=pair.found and pair.exact, recovered=recovered, measures=measures, cost=cost)
 
 
 def as_it_is() -> Found:
     """All cases with the real nonce and the real engine."""
     cost = Cost()
-    pairs = [subtract(case, whole, Engine, cost) for case, _, _, _ in CASES.values()]
-    case, cut, kind, _ = CASES["a second try"]
-    apart = [pair for pair in pairs if pair.nonzero]
+    pairs = [subtract(case, cost, weakened=False) for case in CASES.values()]
+    apart = [pair for pair in pairs if not pair.equal]
     return Found(
         won=any(pair.found for pair in pairs),
         recovered=f"nothing: of {len(pairs)} pairs {len(apart)} under other masks, {len(pairs) - len(apart)} equal",
-        measures={"small words": max(pair.share for pair in apart)},
+        measures={"small words": max(pair.share for pair in apart), "equal": len(pairs) - len(apart)},
         cost=cost,
-        control=subtract(case, cut, kind, Cost()).found,
+        control=all(cut_down(name=name).won for name in CASES),
     )
