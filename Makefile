@@ -18,7 +18,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench attacks clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -41,6 +41,9 @@ bench: $(VENV)/.developing ## time what runs often against its bars
 	@status=0; for file in $(BENCHMARKS); do \
 	    echo "== $$file"; $(BIN)/python $$file $(ARGS) || status=1; \
 	done; exit $$status
+
+attacks: $(VENV)/.developing ## attack the program's own code; each attack must end as docs/threat-model.md says
+	$(BIN)/python -m tests.attacks $(ARGS)
 
 clean: ## remove .venv and caches; runs/ stays
 	rm -rf $(VENV) .src/*.egg-info build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

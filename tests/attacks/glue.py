@@ -171,8 +171,9 @@ def unpaired(*, size: Size = FULL, windows: int = 600, points: int = 1500) -> Fo
     recorded = _inputs(Model(size, states), theirs)
     cost.seen_bytes += sum(cloud.size * 4 for cloud in recorded)
     cost.tokens = mine.size
-    off, rough = [], []
+    off, rough_off = [], []
     bridges: list[Float64 | None] = [None]
+    rough: list[Float64 | None] = [None]  # by covariance and skewness alone
     stages = Model(size, states, [None, *[np.eye(d)] * (STAGES - 1)]).stages
     stream: Any = mine
     for i in range(1, STAGES):
@@ -185,9 +186,11 @@ def unpaired(*, size: Size = FULL, windows: int = 600, points: int = 1500) -> Fo
         truth = real_bridge(states[i])
         assert truth is not None
         off.append(error(bridge, truth))
-        rough.append(error(axes(recorded[i - 1]) @ axes(cloud).T, truth))
-    loss = Model(size, states, bridges).validate(run.text)
-    return _found(run, loss, f"bridges off by {max(off):.2f} of 1", cost, by_moments=max(rough), error=max(off))
+        rough.append(by_moments := axes(recorded[i - 1]) @ axes(cloud).T)
+        rough_off.append(error(by_moments, truth))
+    loss, rough_loss = (Model(size, states, found).validate(run.text) for found in (bridges, rough))
+    what = f"bridges off by {max(off):.2f} of 1 (by moments alone {max(rough_off):.2f}, loss {rough_loss:.2f})"
+    return _found(run, loss, what, cost, error=max(off), moments_error=max(rough_off), moments_loss=rough_loss)
 
 
 def _inputs(model: Model, tokens: Any) -> list[Float64]:
