@@ -138,7 +138,7 @@ def one_unit(*, model: Model, rows: int, frames: int) -> tuple[tuple[Words, Word
     return (words(seen[0]), words(seen[1])), (as_words(np.concatenate(held[0])), as_words(np.concatenate(held[1])))
 
 
-def listen(*, width: int = 32, context: int = 32, rows: int = 6, frames: int = 176) -> Found:
+def listen(*, width: int = 32, context: int = 32, rows: int = 7, frames: int = 144) -> Found:
     """All tests over all frames."""
     cost = Cost()
     model = Model(width=width, heads=2, layers_per_stage=1, hidden=2 * width, mlp="relu2", context=context)
