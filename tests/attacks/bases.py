@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isqrt
 
 import numpy as np
+from tests.protocols.world import World
+from tests.runs import manifest
 
 from interlock.kernels import basis
 from interlock.kernels.initial import initial_state
 from interlock.kernels.state import StageState
+from interlock.protocols.change import Prepare
+from interlock.protocols.service.engine import Engine
 
 from . import trained
 from .attack import Cost, Found
@@ -122,26 +127,42 @@ def twice(*, size: Size = FULL) -> Found:
     )
 
 
-def recording_member(*, size: Size = FULL) -> Found:
-    """A member that keeps its bridge from before a turn: with its own turn and its new bridge, the turn before it.
+def recording_member() -> Found:
+    """A member in a whole run that keeps its bridge from before a turn, its own turn and its bridge from after.
 
-    `G' = A_D G A_U^T` gives `A_U = G'^T A_D G`. (Its group is sent A_U in the change, too.)
+    `G' = A_D G A_U^T` gives `A_U = G'^T A_D G`. (Its group is sent A_U in the change, too: what it finds is compared
+    with that.)
     """
-    run, cost, off = trained.train(size), Cost(), []
-    for i in range(1, STAGES):
-        state = run.epochs[0].states[i]
-        turns = run.epochs[0].turns
-        assert turns is not None
-        after = basis.turn(state, turns[i], turn_before=turns[i - 1])
-        old, new = real_bridge(state), real_bridge(after)
-        assert old is not None and new is not None
-        cost.seen_bytes += 3 * old.size * 4
+    kept: dict[str, tuple[Float64, Prepare]] = {}
+
+    def keep(name: str, engine: Engine, job: object) -> None:
+        if isinstance(job, Prepare) and job.change == "turn" and job.stage > 0:
+            assert engine._base is not None
+            before = real_bridge(engine._base)
+            assert before is not None
+            kept[name] = before, job
+
+    world, cost, off = World(manifest(), before_job=keep).run(), Cost(), []
+    for name, (before, job) in kept.items():
+        base = world.engines[name]._base
+        assert base is not None and job.turn is not None and job.turn_before is not None
+        after = real_bridge(base)
+        assert after is not None
+        own, truth = (_shipped(matrix) for matrix in (job.turn, job.turn_before))
+        cost.seen_bytes += 3 * before.size * 4
         with cost.clock():
-            found = new.T @ real_turn(run, 0, i) @ old
-        off.append(error(found, real_turn(run, 0, i - 1)))
+            found = after.T @ own @ before
+        off.append(error(found, truth))
     return Found(
         won=max(off) < 1e-5,
         recovered=f"the turn of the stage before, to {max(off):.0e}",
-        measures={"largest error": max(off)},
+        measures={"largest error": max(off), "members": len(off)},
         cost=cost,
     )
+
+
+def _shipped(matrix: bytes) -> Float64:
+    """A turn as it is sent, as real numbers."""
+    whole = np.frombuffer(matrix, "<i4").astype(np.float64)
+    width = isqrt(whole.size)
+    return np.ldexp(whole, -basis.TURN_GRID).reshape(width, width)

@@ -50,6 +50,13 @@ def _stolen(states: Sequence[StageState]) -> Cost:
     return Cost(seen_bytes=sum(map(state_bytes, states)))
 
 
+def sent(stage: Stage, inputs: Any) -> Float32:
+    """What a stage that is not the last sends for these inputs."""
+    output = stage.evaluate(inputs).output
+    assert output is not None
+    return output
+
+
 def everything(*, size: Size = FULL) -> Found:
     """All stages and bridges of one epoch: the model."""
     run = trained.train(size)
@@ -86,10 +93,11 @@ def no_bridges(*, size: Size = FULL) -> Found:
         model = Model(size, states, [None, *[np.eye(d)] * (STAGES - 1)])
         stream: Any = inputs
         for before, after in zip(model.stages, states[1:], strict=False):
-            stream = before.evaluate(stream).output
+            stream = sent(before, stream)
             read = [_weight(after, t.name) for t in after.shape.tensors() if t.side == "reads" and t.kind == "matrix"]
-            bridges.append(axes(np.concatenate(read)) @ axes(_flat(stream)).T)
-            stream = (stream @ bridges[-1].T).astype(np.float32)
+            bridge = axes(np.concatenate(read)) @ axes(_flat(stream)).T
+            bridges.append(bridge)
+            stream = (stream @ bridge.T).astype(np.float32)
     cost.tokens = inputs.size
     losses = [model.validate(run.text), Model(size, states, bridges).validate(run.text)]
     control = everything(size=size).won
@@ -178,7 +186,7 @@ def unpaired(*, size: Size = FULL, windows: int = 600, points: int = 1500) -> Fo
     stream: Any = mine
     for i in range(1, STAGES):
         with cost.clock():
-            stream = stages[i - 1].evaluate(stream).output
+            stream = sent(stages[i - 1], stream)
             cloud = _flat(stream)
             bridge = match(cloud, recorded[i - 1], points=points, rng=rng).matrix
             bridges.append(bridge)
@@ -197,7 +205,7 @@ def _inputs(model: Model, tokens: Any) -> list[Float64]:
     """What each later stage has behind its bridge, in its own basis."""
     found, stream = [], tokens
     for i, stage in enumerate(model.stages[:-1]):
-        stream = stage.evaluate(stream).output
+        stream = sent(stage, stream)
         bridge = model.bridges[i + 1]
         assert bridge is not None
         found.append(_flat(stream) @ bridge.T)
@@ -258,18 +266,20 @@ def stitched(*, different: bool, size: Size = FULL, batches_max: int = 150, ever
 
 def _bridge_gradients(stages: list[Stage], bridges: list[Float64], inputs: Any, targets: Any) -> list[Float64]:
     """Gradients of all bridges: all stages have the identity for a bridge and are fed what a bridge gives."""
-    sent, forwards = [stages[0].evaluate(inputs).output], []
+    outputs: list[Any] = [sent(stages[0], inputs)]
+    forwards = []
     for stage, bridge in zip(stages[1:], bridges, strict=True):
-        source = (sent[-1] @ bridge.T).astype(np.float32)
+        source = (outputs[-1] @ bridge.T).astype(np.float32)
         forwards.append(stage.forward(source, targets=targets if stage.shape.last else None))
-        sent.append(forwards[-1].output)
-    gradient, found = None, []
+        outputs.append(forwards[-1].output)
+    gradient: Any = None
+    found = []
     for i in reversed(range(len(bridges))):
         stage = stages[i + 1]
         last = stage.shape.last
         gradient = stage.backward(forwards[i], None if last else gradient, scale=1 / targets.size if last else 1.0)
         stage.clear()
-        found.append(np.einsum("bti,btj->ij", gradient, sent[i], dtype=np.float64))
+        found.append(np.einsum("bti,btj->ij", gradient, outputs[i], dtype=np.float64))
         gradient = (gradient @ bridges[i]).astype(np.float32)
     return found[::-1]
 
@@ -290,14 +300,15 @@ def distilled(*, size: Size = FULL, batches_max: int = 300, rate: float = 0.003)
     after = model.bridges[2]
     assert after is not None
     for _, (inputs, _) in zip(range(batches_max), batches(run.text, size, seed=8), strict=False):
-        seen = model.stages[0].evaluate(inputs).output
-        shown = (model.stages[1].evaluate(seen).output @ after.T).astype(np.float32)  # as the stage after has it
+        seen = sent(model.stages[0], inputs)
+        shown = (sent(model.stages[1], seen) @ after.T).astype(np.float32)  # as the stage after has it
         cost.seen_bytes += 3 * (seen.size + shown.size)
         cost.tokens += inputs.size
         with cost.clock():
             copy.load(weights, bridge)
             copy.clear()
             forward = copy.forward(seen)
+            assert forward.output is not None
             guess = (forward.output @ after.T).astype(np.float32)
             copy.backward(forward, ((guess - shown) @ after).astype(np.float32))
             found = copy.gradients()

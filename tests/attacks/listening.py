@@ -179,7 +179,7 @@ def in_the_clear() -> Found:
     made, whole = manifest(), text()
     world = World(made).run()
     cost = Cost(seen_bytes=sum(map(len, world.stores["coordinator"].values())))
-    known: dict[tuple[bytes, ...], float] = {}
+    known: dict[bytes, float] = {}
     with cost.clock():
         rows, rounds = world.rows(), made.training
         opened = openings_of(rows)

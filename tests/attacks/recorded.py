@@ -28,6 +28,7 @@ from interlock.protocols.boundary import Frame, Header
 from interlock.protocols.canonical import decode
 from interlock.protocols.change import Offers
 from interlock.protocols.net.simulated import Network
+from interlock.protocols.node import Node
 from interlock.protocols.release import Opening, tick_key
 from interlock.protocols.round import Sealed, seal_context
 from interlock.vault import BoxKey, GroupKey, NotOpened, PairKey, Secret, open_sealed
@@ -82,7 +83,7 @@ class Attacker:
         self.size_bytes = 0
         for parts in record:
             self.size_bytes += sum(map(len, parts))
-            message = decode(parts[1], ANY)
+            message: object = decode(parts[1], ANY)
             if isinstance(message, Opening):
                 self._keys[message.plan.tick] = tick_key(message)
             elif isinstance(message, Offers):
@@ -241,8 +242,8 @@ def live_secret() -> Found:
     """The same program with a pair's secret out of a node's memory at the end: nothing of earlier ticks opens."""
     run, attacker = _recorded()
     cost = Cost(seen_bytes=attacker.size_bytes)
-    secrets = [run.runners[name]._role._secrets for name in run.engines]
-    ratchet = next(s.after for s in secrets if s.after is not None)
+    nodes = [role for runner in run.runners.values() if isinstance(role := runner._role, Node)]
+    ratchet = next(n._secrets.after for n in nodes if n._secrets is not None and n._secrets.after is not None)
     secret, tick = ratchet._secret.reveal(), ratchet.tick
     with cost.clock():
         loot = attacker.attempt([secret])

@@ -80,7 +80,7 @@ ATTACKS: tuple[Attack, ...] = (
         short=SMALL, public=False,
     ),
     _row("one stage leaked twice", "who has its states of two epochs", True, bases.twice, short=SMALL),
-    _row("a member that records everything", "a member", True, bases.recording_member, short=SMALL),
+    _row("a member that records everything", "a member", True, bases.recording_member),
     # Stolen stages
     _row("stages of different epochs", "who has one state of each stage, bridges too", False, glue.different_epochs,
          short=SMALL),

@@ -1,26 +1,27 @@
 """A relay that changes what it carries, and a member that masks under a wrong key: each is refused and named.
 
 The run is whole: real roles and engines over the simulated transport, and one relay (or one node) that does one
-thing each tick. A frame that was changed must not be computed with, whoever is at fault must be named, and the run
+thing in one tick. A frame that was changed must not be computed with, whoever is at fault must be named, and the run
 must end with as many rounds as it should.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from dataclasses import replace as with_fields
+from functools import cache
 from typing import Any, ClassVar
 
 import msgspec
+import numpy as np
+from tests.protocols.world import rows_of
 from tests.runs import Run, identity, manifest, play
 
-from interlock.protocols.boundary import Crossing, Departure, Frame, Pass
+from interlock.protocols.boundary import Crossing, Departure, Frame, Header, Pass
 from interlock.protocols.coordinator import RunEnded
 from interlock.protocols.effects import Blob, Effects, Send
+from interlock.protocols.journal import Closed, Committed
 from interlock.protocols.net.runner import Refusal
 from interlock.protocols.node import GaveUp
-from interlock.protocols.passing import NodeReported
 from interlock.protocols.relay import Relay
 from interlock.protocols.service.engine import Engine
 from interlock.vault import PairKey, Secret
@@ -30,90 +31,117 @@ from .attack import Cost, Found
 replace = msgspec.structs.replace
 RELAY = identity("relay0").public
 TRAINING = dict(rounds=3, epoch_rounds=3, microbatches=8)
-
-Sends = list[Send]
-Trick = Callable[[Sends], Sends]  # what goes out instead of some frames for one receiver
-
-
-def _header(send: Send) -> Any:
-    message = send.message
-    assert isinstance(message, Frame)
-    return message.header
-
-
-def flip_a_bit(sends: Sends) -> Sends:
-    """One bit of the frame."""
-    first, *rest = sends
-    data = bytearray(first.blobs[0].data)
-    data[len(data) // 2] ^= 1
-    return [Send(first.to, first.message, (Blob(data),)), *rest]
-
-
-def offset_a_header(sends: Sends) -> Sends:
-    """The header's micro-batch is one of the same sender's others: the signature is the one for the old."""
-    first, *rest = sends
-    header = _header(first)
-    moved = replace(header, unit=replace(header.unit, microbatch=_header(rest[0]).unit.microbatch))
-    return [Send(first.to, Frame(header=moved), first.blobs), *rest]
-
-
-def swap_two_headers(sends: Sends) -> Sends:
-    """Each of two frames under the other's header; both headers are as they were signed."""
-    one, other, *rest = sends
-    return [Send(one.to, other.message, one.blobs), Send(other.to, one.message, other.blobs), *rest]
-
-
-def truncate(sends: Sends) -> Sends:
-    """The last word of the frame is left out."""
-    first, *rest = sends
-    return [Send(first.to, first.message, (Blob(first.blobs[0].data[:-3]),)), *rest]
+TICK = 4  # in which it happens: a round like any other
 
 
 class Tampering(Relay):
-    """Relay 0, when its turn has come; otherwise a relay like any other.
+    """Relay 0 plays one trick on two frames of one sender to one receiver; otherwise, and everywhere else, a relay."""
 
-    It holds back the frames for one receiver until it has two of one sender, plays its trick on them and sends them.
-    """
+    number: ClassVar[int]  # by which the trick is refused
 
-    trick: ClassVar[Trick]
-    tick: ClassVar[int] = 4
-    seen: ClassVar[int] = 0
-    done: ClassVar[list[tuple[bytes, bytes]]] = []  # sender and receiver of what was changed
-    late: ClassVar[bool] = False  # keep it for the next tick instead
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.held: list[Send] = []
+        self.played = False
+        self.seen_bytes = 0
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """What a relay does, and then the trick."""
-        kind, effects = type(self), super().on_message(source, message, blobs)
+        effects = super().on_message(source, message, blobs)
         if self._join.record.identity != RELAY:
             return effects
         found: Effects = []
         for effect in effects:
             if isinstance(effect, Send) and isinstance(effect.message, Frame):
-                found += self._carried(kind, effect)
+                found += self.carry(effect)
             else:
                 found.append(effect)
         return found
 
-    def _carried(self, kind: type[Tampering], send: Send) -> Effects:
+    def carry(self, send: Send) -> list[Send]:
+        """What goes out instead of a frame: the first of two waits for the second."""
         header = _header(send)
-        kind.seen += sum(blob.size for blob in send.blobs)
-        held = self.__dict__.setdefault("held", [])
-        if header.unit.tick < kind.tick or kind.done or header.unit.direction != "forward":
-            if kind.late and kind.done and header.unit.tick == kind.tick + 1 and held:
-                return [send, held.pop()]
+        self.seen_bytes += send.blobs[0].size
+        if self.played or header.unit.tick < TICK or header.unit.direction != "forward":
             return [send]
-        if held and (held[0].to, _header(held[0]).sender) != (send.to, header.sender):
+        if self.held and (self.held[0].to, _header(self.held[0]).sender) != (send.to, header.sender):
             return [send]
-        held.append(send)
-        if kind.late:
-            kind.done.append((header.sender, send.to))
-            return [send]
-        if len(held) < 2:
+        self.held.append(send)
+        if len(self.held) < 2:
             return []
-        kind.done.append((header.sender, send.to))
-        taken = list(held)
-        held.clear()
-        return list(kind.trick(taken))
+        self.played = True
+        return self.trick(*self.held)
+
+    def trick(self, one: Send, other: Send) -> list[Send]:
+        """What goes out instead of these two."""
+        raise NotImplementedError
+
+
+def _header(send: Send) -> Header:
+    message = send.message
+    assert isinstance(message, Frame)
+    return message.header
+
+
+class FlipABit(Tampering):
+    """One bit of the frame."""
+
+    number = 306
+
+    def trick(self, one: Send, other: Send) -> list[Send]:
+        """As its name says."""
+        data = bytearray(one.blobs[0].data)
+        data[len(data) // 2] ^= 1
+        return [Send(one.to, one.message, (Blob(data),)), other]
+
+
+class OffsetHeader(Tampering):
+    """The header says another micro-batch of the same sender; its signature is the one for the old."""
+
+    number = 206
+
+    def trick(self, one: Send, other: Send) -> list[Send]:
+        """As its name says."""
+        header = _header(one)
+        moved = replace(header, unit=replace(header.unit, microbatch=_header(other).unit.microbatch))
+        return [Send(one.to, Frame(header=moved), one.blobs), other]
+
+
+class SwapHeaders(Tampering):
+    """Each of two frames under the other's header; both headers are as they were signed."""
+
+    number = 306
+
+    def trick(self, one: Send, other: Send) -> list[Send]:
+        """As its name says."""
+        return [Send(one.to, other.message, one.blobs), Send(other.to, one.message, other.blobs)]
+
+
+class CutShort(Tampering):
+    """The last word of the frame is left out."""
+
+    number = 305
+
+    def trick(self, one: Send, other: Send) -> list[Send]:
+        """As its name says."""
+        return [Send(one.to, one.message, (Blob(one.blobs[0].data[:-3]),)), other]
+
+
+class Replay(Tampering):
+    """A frame that was carried faithfully comes again in the next tick."""
+
+    number = 304
+
+    def carry(self, send: Send) -> list[Send]:
+        """Keep the first frame of the tick; send it again beside the first one of the next."""
+        tick = _header(send).unit.tick
+        self.seen_bytes += send.blobs[0].size
+        if tick == TICK and not self.held:
+            self.held.append(send)
+        if tick == TICK + 1 and not self.played:
+            self.played = True
+            return [Send(send.to, send.message, send.blobs), *self.held]
+        return [send]
 
 
 class WrongKey(Engine):
@@ -122,27 +150,18 @@ class WrongKey(Engine):
     by: ClassVar[list[Engine]] = []
 
     def _depart(self, job: Pass, out: Crossing, values: Any, read: bytes) -> Departure:
-        if job.tick == Tampering.tick and out.unit.direction == "forward" and not self.by:
+        if job.tick == TICK and out.unit.direction == "forward" and not self.by:
             self.by.append(self)
             out = with_fields(out, pair=PairKey(Secret(bytes(32))))
         return super()._depart(job, out, values, read)
 
 
-@dataclass(frozen=True)
-class Case:
-    """A trick, the number by which it is refused, and whose fault the refusal names."""
-
-    number: int
-    trick: Trick | None
-    late: bool = False
-
-
-CASES: dict[str, Case] = {
-    "a bit of a frame": Case(306, flip_a_bit),
-    "a header's offset": Case(206, offset_a_header),
-    "two headers swapped": Case(306, swap_two_headers),
-    "a frame replayed in the next tick": Case(304, None, late=True),
-    "a frame cut short": Case(305, truncate),
+CASES: dict[str, type[Tampering]] = {
+    "a bit of a frame": FlipABit,
+    "a header's offset": OffsetHeader,
+    "two headers swapped": SwapHeaders,
+    "a frame replayed in the next tick": Replay,
+    "a frame cut short": CutShort,
 }
 
 
@@ -162,11 +181,11 @@ def _named(run: Run, number: int) -> set[str]:
 
 def relay(*, name: str) -> Found:
     """One of a relay's tricks in a whole run."""
-    case = CASES[name]
-    trick = staticmethod(case.trick) if case.trick is not None else None
-    kind = type("TamperingOnce", (Tampering,), dict(trick=trick, late=case.late, done=[], seen=0))
+    kind = CASES[name]
     run = play(manifest(training=TRAINING), relay=kind)
-    return _judged(run, RELAY, number=case.number, seen=kind.seen, played=bool(kind.done))
+    role = run.runners["relay0"]._role
+    assert isinstance(role, kind)
+    return _judged(run, RELAY, number=kind.number, seen=role.seen_bytes, played=role.played)
 
 
 def member() -> Found:
@@ -178,16 +197,30 @@ def member() -> Found:
 
 
 def _judged(run: Run, author: bytes, *, number: int, seen: int, played: bool) -> Found:
-    """Refused under its number, with its author and nobody else named, and the run took all its rounds."""
+    """Refused under its number, with its author and nobody else named, and the run learned what it would have."""
     named = _named(run, number)
-    computed = [event for event in run.seen(NodeReported) if event.tick == Tampering.tick]
-    ended = bool(run.seen(RunEnded))
-    committed = len({event.tick for event in run.seen(NodeReported)})
+    # What came late was added to the gradients late, and float32 sums round by their order.
+    losses, expected = learned(run), _undisturbed()
+    unharmed = np.shape(losses) == np.shape(expected) and bool(np.allclose(losses, expected, rtol=0, atol=1e-3))
     refused = named == {author.hex()}
     return Found(
-        won=not (refused and ended),
+        won=not (refused and unharmed),
         recovered=f"nothing: refused as E{number}, {'its author named' if refused else f'{len(named)} named'}",
-        measures={"number": number, "reports in its tick": len(computed), "ticks that moved": committed},
+        measures={"number": number, "named": len(named), "rounds as without it": len(losses) * unharmed},
         cost=Cost(seen_bytes=seen),
-        control=played,
+        control=played and bool(run.seen(RunEnded)),
     )
+
+
+def learned(run: Run) -> list[list[float]]:
+    """The loss on every micro-batch of each round that was taken, in order."""
+    rows = rows_of(run.stores["coordinator"].values)
+    closed = {row.body.tick: row.body.commitments for row in rows if isinstance(row.body, Closed)}
+    taken = [closed[row.body.tick] for row in rows if isinstance(row.body, Committed)]
+    losses = [[loss for c in commitments for loss in c.losses] for commitments in taken]
+    return [[loss.nats for loss in sorted(found, key=lambda loss: loss.microbatch)] for found in losses]
+
+
+@cache
+def _undisturbed() -> list[list[float]]:
+    return learned(play(manifest(training=TRAINING)))

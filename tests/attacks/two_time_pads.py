@@ -56,7 +56,7 @@ class _Keyed(msgspec.Struct, array_like=True):
 
 
 def _opened(unit: bytes, state: bytes = b"", inputs: bytes = b"") -> Nonce:
-    keyed = decode(unit, _Keyed)
+    keyed: _Keyed = decode(unit, _Keyed)
     return Nonce(keyed.tick_key, keyed.unit, state, inputs)
 
 
