@@ -11,6 +11,7 @@ relay's.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -22,7 +23,7 @@ from .canonical import Count, Hash, Message, Plain, PublicKey, Signature, digest
 from .effects import Blob
 from .errors import Refused
 from .manifest import Manifest
-from .release import Exponent, Kind, Plan
+from .release import Exponent, Kind, Opening, Plan
 
 Direction = Literal["forward", "backward"]
 Tag = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
@@ -64,12 +65,15 @@ class Unit(Plain, frozen=True, array_like=True, kw_only=True):
 class Header(Plain, frozen=True, array_like=True, kw_only=True):
     """A frame's signed header: also the sender's commitment to the unit.
 
+    opening: H(opening) that the sender works under. Masks hang on it through K_tick, so a receiver with another opening
+    of the tick, which only a coordinator that lost its tail can make, must not take the frame for a wrong one.
     shape: (rows, positions, width). tau, check: 16 bytes each (`vault.masks`). frame: SHA-256 of the masked bytes.
     parents: hashes of the headers it was computed from.
     """
 
     version: Literal[1]
     unit: Unit
+    opening: Hash
     sender: PublicKey
     receiver: Count
     shape: tuple[Count, Count, Count]
@@ -137,8 +141,16 @@ def frame_shape(manifest: Manifest) -> tuple[int, int, int]:
     return (manifest.training.rows, manifest.model.context, manifest.model.width)
 
 
+def unit_shape(plan: Plan, manifest: Manifest, unit: Unit) -> tuple[int, int, int]:
+    """Shape of the frame of one unit: in a session as asked, and one position a step after the first."""
+    if plan.session is None:
+        return frame_shape(manifest)
+    rows, positions = plan.session.shapes[unit.microbatch]
+    return (rows, positions if unit.position == 0 else 1, manifest.model.width)
+
+
 def frame_size(manifest: Manifest) -> int:
-    """Bytes of one frame."""
+    """Bytes of one training frame: no other is larger."""
     rows, positions, width = frame_shape(manifest)
     return rows * positions * width * manifest.frame_width // 8
 
@@ -147,6 +159,7 @@ def make_header(
     identity: Identity,
     unit: Unit,
     *,
+    opening: bytes,
     shape: tuple[int, int, int],
     tau: bytes,
     check: bytes,
@@ -157,6 +170,7 @@ def make_header(
     draft = Header(
         version=WIRE_VERSION,
         unit=unit,
+        opening=opening,
         sender=identity.public,
         receiver=unit.receiver_stage,
         shape=shape,
@@ -181,16 +195,17 @@ def planned(plan: Plan, members: tuple[tuple[bytes, ...], ...], unit: Unit, stag
 
 
 def verify_header(
-    header: Header, size: int, plan: Plan, manifest: Manifest, members: tuple[tuple[bytes, ...], ...]
+    header: Header, size: int, opening: Opening, manifest: Manifest, members: tuple[tuple[bytes, ...], ...]
 ) -> None:
-    """Check a header against the plan before anything of its frame is looked at.
+    """Check a header against the open plan before anything of its frame is looked at.
 
     The order is cheap first; the hash of the frame and `check` are left to whoever reads the bytes.
 
     Raises:
         Refused: E204 another run, E304 another tick, E305 not the unit, sender, receiver or shape that the plan
-            names, E206 bad signature.
+            names, E206 bad signature, E319 the sender has another opening of this tick.
     """
+    plan = opening.plan
     unit, who = header.unit, header.sender.hex()[:12]
     if unit.run != plan.run:
         raise Refused(204, f"a frame of {who} is of another run")
@@ -203,19 +218,31 @@ def verify_header(
             todo="Frames of ticks that are over or not open are never read; nothing to do.",
         )
     sender = planned(plan, members, unit, unit.sender_stage)
-    wanted = make_unit(plan, manifest, boundary=unit.boundary, direction=unit.direction, microbatch=unit.microbatch)
+    steps = 1 if plan.session is None else max(1, plan.session.length)
+    wanted = make_unit(
+        plan,
+        manifest,
+        boundary=unit.boundary,
+        direction="forward" if plan.session is not None else unit.direction,
+        microbatch=unit.microbatch,
+        position=min(unit.position, steps - 1),
+    )
     if unit != wanted or header.receiver != unit.receiver_stage:
         raise Refused(305, f"a frame of {who} is for a unit that tick {plan.tick} does not have")
     if header.sender != sender:
         raise Refused(305, "a frame's sender", expected=sender.hex()[:12], actual=who)
-    if header.shape != frame_shape(manifest):
-        raise Refused(305, f"the shape of a frame of {who}", expected=frame_shape(manifest), actual=header.shape)
-    if size != frame_size(manifest):
-        raise Refused(305, f"the length of a frame of {who}", expected=frame_size(manifest), actual=size)
+    shape = unit_shape(plan, manifest, unit)
+    if header.shape != shape:
+        raise Refused(305, f"the shape of a frame of {who}", expected=shape, actual=header.shape)
+    wanted_size = math.prod(shape) * manifest.frame_width // 8
+    if size != wanted_size:
+        raise Refused(305, f"the length of a frame of {who}", expected=wanted_size, actual=size)
     try:
         verify_signature(header.sender, header.body(), header.signature, whose=f"node {who}")
     except VaultError as error:
         raise Refused(206, error.what) from None
+    if header.opening != opening.digest:
+        raise Refused(319, f"a frame of {who} belongs to another opening of tick {plan.tick}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from .fetching import ChunkIs, GetChunk, GetIndex, IndexIs
 from .gate import Propose
 from .journal import (
     GENESIS,
+    Answered,
     Body,
     Changed,
     Closed,
@@ -36,8 +37,10 @@ from .journal import (
 from .ledger import Ledger
 from .manifest import Manifest
 from .members import Join, Roster, Welcome, verify_join
-from .release import Declined, Opening, Plan, Ready, Release, Released, verify_opening
+from .release import Declined, Opening, Plan, Ready, Release, Released, Session, verify_opening
 from .round import (
+    Answer,
+    Answering,
     Close,
     Commitment,
     Committing,
@@ -50,8 +53,20 @@ from .round import (
     verify_close,
     verify_reports,
 )
+from .session import (
+    AFTER_TRAINING_S,
+    GRACE_S,
+    WHILE_TRAINING_S,
+    Ask,
+    Over,
+    Queued,
+    answerers,
+    readers,
+    verify_session,
+)
 
 VOIDS_MAX = 5  # attempts at one piece of work
+ASKS_MAX = 64  # sessions that may wait
 
 
 class Wrote(Event, frozen=True, kw_only=True):
@@ -114,6 +129,8 @@ class Coordinator:
         self._commitments: dict[bytes, Commitment] = {}
         self._reports: dict[bytes, Report] = {}
         self._measurements: dict[bytes, Measurement] = {}
+        self._answers: dict[bytes, Answer] = {}
+        self._asks: dict[bytes, Ask] = {}  # in the order of their turn; one of each asker
         self._ended = False
 
     # -- inputs -------------------------------------------------------------------------------------------------
@@ -127,7 +144,7 @@ class Coordinator:
             self._ledger.fold(row)
         effects: Effects = [After(1.0, "look")]
         if self._ledger.plan is not None and self._ledger.is_open:
-            effects.append(After(self._patience_s, f"patience {self._ledger.plan.tick}"))
+            effects.append(self._patience(self._ledger.plan))
         return effects + [Admit(j.record.identity, j.record.curve) for j in self._ledger.joins.values()]
 
     def on_timer(self, name: str) -> Effects:
@@ -137,6 +154,8 @@ class Coordinator:
         if name == "look":
             return [*self._advance(), After(1.0, "look")]
         plan = self._ledger.plan
+        if plan is not None and name == f"patience {plan.tick}" and plan.session is not None:
+            return self._end(Voided(tick=plan.tick, number=331, reason="a session did not end in its time"))
         if plan is not None and name == f"patience {plan.tick}":
             missing = ", ".join(self._missing()) or "nobody; a message was lost"
             error = Failed(
@@ -165,7 +184,9 @@ class Coordinator:
                 return self._release(source, message.release)
             if isinstance(message, Declined):
                 return self._declined(source, message)
-        if role == "relay" and isinstance(message, Ready):
+        if role == "asker" and isinstance(message, Ask):
+            return self._ask(source, message)
+        if role in ("relay", "asker") and isinstance(message, Ready):
             return self._remind(source, message)
         if role == "node":
             if isinstance(message, Ready):
@@ -225,23 +246,51 @@ class Coordinator:
         ledger, effects = self._ledger, Effects()
         if ready.joins != len(ledger.joins):
             effects.append(Send(source, self._roster()))
-        if not ledger.is_open or ledger.opening is None:
+        if ledger.opening is None:
             return effects
+        now = ledger.opening.plan
+        asks = ledger.joins[source].record.role == "asker"
+        ours = now.session is not None and (not asks or now.session.asker == source)
+        if asks and not (ours and ledger.is_open):
+            return [Send(source, Over(tick=ready.known))]
+        if not ledger.is_open:
+            return [*effects, Send(source, Over(tick=now.tick))] if ours and ready.known == now.tick else effects
         if source in self._everyone():
             effects.append(Send(source, ledger.opening))
-            if self._all(self._offers):
+            if source in self._told_offers() and self._all(self._offers):
                 effects.append(Send(source, self._all_offers()))
             if ledger.close is not None:
                 effects.append(Send(source, ledger.close))
-        elif ready.known < ledger.opening.plan.tick:
+        elif ready.known < now.tick:
             effects.append(Send(source, ledger.opening))
         return effects
+
+    # -- sessions -----------------------------------------------------------------------------------------------
+
+    def _ask(self, source: bytes, ask: Ask) -> Effects:
+        """Somebody wants a session: it waits for its turn, between two ticks of training."""
+        ledger = self._ledger
+        verify_session(_session(source, ask, 1), self._manifest)
+        plan = ledger.plan
+        if plan is not None and plan.session is not None:
+            now = plan.session
+            if (now.asker, now.number) == (source, ask.number):  # it has its turn, and may have missed the opening
+                return [Send(source, ledger.opening)] if ledger.is_open and ledger.opening is not None else []
+            if now.asker == source and ledger.is_open:
+                self._asks[source] = ask
+                return self._end(Voided(tick=plan.tick, number=331, reason="its asker asks for something else"))
+        if source not in self._asks and len(self._asks) >= ASKS_MAX:
+            return [Send(source, Queued(number=ask.number, ahead=ASKS_MAX, training=not self._ended))]
+        self._asks[source] = ask
+        ahead = list(self._asks).index(source)
+        effects: Effects = [Send(source, Queued(number=ask.number, ahead=ahead, training=not self._ended))]
+        return effects + self._advance()
 
     # -- planning -----------------------------------------------------------------------------------------------
 
     def _advance(self) -> Effects:
         """Plan the next tick if none is under way and everyone needed is here."""
-        if self._ended:
+        if self._ended and not self._asks and self._ledger.plan is None:
             return []
         ledger, manifest = self._ledger, self._manifest
         if ledger.plan is not None:
@@ -258,8 +307,8 @@ class Coordinator:
             return [Stop(error)]
         plan = self._next_plan()
         if plan is None:
-            self._ended = True
-            return [Announce(RunEnded(rounds=ledger.round))]
+            ended, self._ended = self._ended, True
+            return [] if ended else [Announce(RunEnded(rounds=ledger.round)), *self._advance()]
         self._forget()
         return [*self._write(Planned(plan=plan)), *self._propose(plan)]
 
@@ -267,9 +316,14 @@ class Coordinator:
         ledger, training = self._ledger, self._manifest.training
         change: str = ""
         kind = "train"
+        session: Session | None = None
         due = ledger.evaluated < 0 or (training.evaluate_every and ledger.round % training.evaluate_every == 0)
         if ledger.base is None:
             kind, change = "change", "start"
+        elif self._asks and (self._ended or not ledger.answered):  # training gets every other tick
+            asker = next(iter(self._asks))
+            seconds = AFTER_TRAINING_S if self._ended else WHILE_TRAINING_S
+            kind, session = "session", _session(asker, self._asks.pop(asker), seconds)
         elif ledger.round != ledger.evaluated and (due or ledger.round == training.rounds):
             kind = "evaluate"
         elif ledger.round >= training.rounds:
@@ -295,17 +349,20 @@ class Coordinator:
             members=() if change == "start" else ledger.members,
             exponents=tuple(ledger.exponents),
             lifts=tuple(ledger.lifts),
-            work=() if change else self._share_out(kind),
+            work=() if change else self._share_out(kind, session),
+            session=session,
         )
 
-    def _share_out(self, kind: str) -> tuple[tuple[int, ...], ...]:
+    def _share_out(self, kind: str, session: Session | None) -> tuple[tuple[int, ...], ...]:
         """Micro-batches to replicas, evenly; a micro-batch's gradient returns along the same replicas."""
         training, model = self._manifest.training, self._manifest.model
-        count = training.microbatches
+        count, first = training.microbatches, 0
+        if session is not None:  # a single text is not always the same replicas' work
+            count, first = len(session.shapes), session.number
         if kind == "evaluate":
             windows = (self._manifest.data.validation_bytes - 1) // model.context
             count = windows // training.rows  # the last, smaller one is left out: every frame has one shape
-        return tuple(tuple(m % len(stage) for stage in self._ledger.members) for m in range(count))
+        return tuple(tuple((first + m) % len(stage) for stage in self._ledger.members) for m in range(count))
 
     def _forget(self) -> None:
         """Drop what the last tick collected."""
@@ -316,6 +373,7 @@ class Coordinator:
             self._commitments,
             self._reports,
             self._measurements,
+            self._answers,
         ):
             collected.clear()
 
@@ -349,7 +407,14 @@ class Coordinator:
             raise
         effects = self._write(Opened(tick=plan.tick, plan=plan.digest, releases=opening.releases))
         effects += [Send(who, opening) for who in (*ledger.of("relay"), *ledger.of("node"))]
-        return [*effects, After(self._patience_s, f"patience {plan.tick}")]
+        if plan.session is not None:
+            effects.append(Send(plan.session.asker, opening))
+        return [*effects, self._patience(plan)]
+
+    def _patience(self, plan: Plan) -> After:
+        """When an open tick has taken too long."""
+        seconds = self._patience_s if plan.session is None else plan.session.seconds + GRACE_S
+        return After(seconds, f"patience {plan.tick}")
 
     def _declined(self, source: bytes, message: Declined) -> Effects:
         gate, number = source.hex()[:12], message.number
@@ -370,7 +435,7 @@ class Coordinator:
             if not self._all(self._offers):
                 return []
             offers = self._all_offers()
-            return [Send(who, offers) for who in self._everyone()]
+            return [Send(who, offers) for who in self._told_offers()]
         if isinstance(message, Preparing):
             return self._preparing(source, message.prepared, plan)
         if isinstance(message, Committing):
@@ -379,17 +444,29 @@ class Coordinator:
             return self._reporting(source, message.report, plan)
         if isinstance(message, Measuring):
             return self._measuring(source, message.measurement, plan)
+        if isinstance(message, Answering):
+            return self._answering(source, message.answer, plan)
         raise Refused(210, f"the coordinator reads no {type(message).__name__} of a node")
 
     def _everyone(self) -> list[bytes]:
-        return [who for stage in self._ledger.present for who in stage]
+        """Whom the tick under way concerns."""
+        plan = self._ledger.plan
+        asker = [plan.session.asker] if plan is not None and plan.session is not None else []
+        return [who for stage in self._ledger.present for who in stage] + asker
+
+    def _told_offers(self) -> list[bytes]:
+        """Who seals something to box keys: in a session the asker, in a change everyone."""
+        plan = self._ledger.plan
+        return [plan.session.asker] if plan is not None and plan.session is not None else self._everyone()
 
     def _all_offers(self) -> Offers:
         offers = tuple(self._offers[who] for who in sorted(self._offers))
         return Offers(tick=offers[0].tick, offers=offers)
 
     def _all(self, collected: Mapping[bytes, object]) -> bool:
-        return all(who in collected for who in self._everyone())
+        plan = self._ledger.plan
+        wanted = readers(plan) if plan is not None and plan.session is not None else self._everyone()
+        return all(who in collected for who in wanted)
 
     def _mine(self, source: bytes, member: bytes) -> None:
         if member != source or member not in self._everyone():
@@ -462,8 +539,24 @@ class Coordinator:
             return self._end(Voided(tick=plan.tick, number=306, reason="micro-batches measured twice or not at all"))
         return self._end(Measured(tick=plan.tick, measurements=everyone))
 
+    def _answering(self, source: bytes, answer: Answer, plan: Plan) -> Effects:
+        self._tick_is(answer.tick, plan, source)
+        self._mine(source, answer.member)
+        verify(answer, plan.run)
+        if plan.session is None or source not in answerers(plan):
+            raise Refused(305, f"an answer of {source.hex()[:12]}, whom nobody asked")
+        self._answers.setdefault(source, answer)
+        if len(self._answers) < len(answerers(plan)):
+            return []
+        return self._end(Answered(tick=plan.tick, answers=tuple(self._answers[who] for who in answerers(plan))))
+
     def _end(self, body: Body) -> Effects:
-        return [*self._write(body), *self._advance()]
+        plan, effects = self._ledger.plan, Effects()
+        assert plan is not None
+        if plan.session is not None:  # an open one is forgotten by all who may have taken part
+            over = Over(tick=plan.tick)
+            effects = [Send(who, over) for who in (*self._everyone(), *plan.relays)]
+        return [*self._write(body), *effects, *self._advance()]
 
     def _missing(self) -> list[str]:
         plan = self._ledger.plan
@@ -485,3 +578,7 @@ class Coordinator:
         ledger.fold(row)
         stored = Store(f"row {row.number:08d}", encode(row))
         return [stored, Announce(Wrote(number=row.number, row=type(body).__name__))]
+
+
+def _session(asker: bytes, ask: Ask, seconds: int) -> Session:
+    return Session(asker=asker, number=ask.number, shapes=ask.shapes, length=ask.length, seconds=seconds)

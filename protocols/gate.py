@@ -19,6 +19,7 @@ from .effects import After, Announce, Blob, Draw, Effects, Event, Send, Stop, St
 from .errors import Refused
 from .journal import (
     GENESIS,
+    Answered,
     Changed,
     Closed,
     Committed,
@@ -32,7 +33,7 @@ from .journal import (
     verify_row,
 )
 from .manifest import Manifest
-from .members import Join, Welcome, make_record, verify_join
+from .members import Join, Role, Welcome, make_record, verify_join
 from .release import (
     Base,
     Declined,
@@ -46,6 +47,7 @@ from .release import (
     verify_opening,
 )
 from .round import Close, Members, verify, verify_reports
+from .session import answerers, verify_session
 
 HELLO_S = 1.0
 
@@ -67,7 +69,7 @@ class Known(Plain, frozen=True, array_like=True, kw_only=True):
     """What a gate stores: enough never to release twice, and to check the next plan.
 
     rows: how many rows it has followed. held: everyone who was ever granted a stage. joined: everyone who was
-    admitted, with the nonce of the invitation.
+    admitted, with the role and the nonce of the invitation.
     """
 
     tick: Count
@@ -76,7 +78,7 @@ class Known(Plain, frozen=True, array_like=True, kw_only=True):
     opening: Opening | None
     rows: Count
     held: tuple[tuple[PublicKey, Count], ...]
-    joined: tuple[tuple[PublicKey, Annotated[bytes, msgspec.Meta(max_length=16)]], ...]
+    joined: tuple[tuple[PublicKey, Role, Annotated[bytes, msgspec.Meta(max_length=16)]], ...]
 
 
 class GateReleased(Event, frozen=True, kw_only=True):
@@ -215,7 +217,8 @@ class _History:
     def __init__(self, manifest: Manifest, known: Known) -> None:
         self._manifest = manifest
         self._held = dict(known.held)
-        self._joined = dict(known.joined)
+        self._roles: dict[bytes, Role] = {who: role for who, role, _ in known.joined}
+        self._nonces = {who: nonce for who, _, nonce in known.joined}
         self._known = known
 
     def follow(self, ask: Propose) -> Known:
@@ -245,7 +248,7 @@ class _History:
             opening=opening,
             rows=number + len(rows),
             held=tuple(sorted(self._held.items())),
-            joined=tuple(sorted(self._joined.items())),
+            joined=tuple((who, self._roles[who], self._nonces[who]) for who in sorted(self._roles)),
         )
 
     def _catch_up(self, earlier: tuple[Row, ...], *, before: int) -> None:
@@ -279,7 +282,7 @@ class _History:
 
     def _join(self, row: Joined) -> None:
         record, invitation = row.join.record, row.join.invitation
-        used = frozenset(n for who, n in self._joined.items() if n and who != record.identity)
+        used = frozenset(n for who, n in self._nonces.items() if n and who != record.identity)
         verify_join(
             row.join,
             run=self._manifest.run,
@@ -287,7 +290,11 @@ class _History:
             open_admission=self._manifest.admission == "open",
             used=used,
         )
-        self._joined[record.identity] = invitation.nonce if invitation is not None else b""
+        self._roles[record.identity] = record.role
+        self._nonces[record.identity] = invitation.nonce if invitation is not None else b""
+
+    def _of(self, role: Role) -> set[bytes]:
+        return {who for who, its in self._roles.items() if its == role}
 
     def _before_first(self, rows: tuple[Row, ...]) -> tuple[Base | None, Members, str]:
         for row in rows:
@@ -344,6 +351,16 @@ class _History:
                         raise Refused(304, "a measurement", expected=before.tick, actual=measurement.tick)
                     verify(measurement, before.run)
                 end = "measured"
+            elif isinstance(body, Answered):
+                if before.session is None or body.tick != before.tick:
+                    raise Refused(317, f"an answer that tick {before.tick} does not have")
+                if tuple(a.member for a in body.answers) != answerers(before):
+                    raise Refused(306, f"an answer of tick {before.tick} is not of the replicas that it names")
+                for answer in body.answers:
+                    if answer.tick != before.tick:
+                        raise Refused(304, "an answer", expected=before.tick, actual=answer.tick)
+                    verify(answer, before.run)
+                end = "answered"
             elif isinstance(body, Voided):
                 end = "voided"
             else:
@@ -380,7 +397,7 @@ class _History:
                 raise Refused(318, "the first plan of a run is its start")
             nodes = set(plan.candidates)
             wanted = manifest.stages * manifest.replicas
-            if len(plan.candidates) != wanted or len(nodes) != wanted or not nodes <= set(self._joined):
+            if len(plan.candidates) != wanted or len(nodes) != wanted or not nodes <= self._of("node"):
                 raise Refused(318, "the start names nodes", expected=f"{wanted} that joined", actual=len(nodes))
             return
         before = self._before
@@ -401,7 +418,7 @@ class _History:
         if plan.epoch_tick != epoch_tick:
             raise Refused(318, "the tick that began the epoch", expected=epoch_tick, actual=plan.epoch_tick)
         due = plan.round // manifest.training.epoch_rounds
-        if plan.kind != "evaluate" and plan.epoch != due:
+        if plan.kind not in ("evaluate", "session") and plan.epoch != due:
             raise Refused(318, f"the epoch of round {plan.round}", expected=due, actual=plan.epoch)
         limit = manifest.training.rounds
         if plan.kind in ("train", "measure") and plan.round >= limit:
@@ -421,9 +438,16 @@ class _History:
             raise Refused(318, "the plan needs one exponent a boundary and one lift a stage")
         if len(plan.relays) != manifest.relays or len(set(plan.relays)) != manifest.relays:
             raise Refused(318, "the plan's relays", expected=manifest.relays, actual=len(set(plan.relays)))
-        if not set(plan.relays) <= set(self._joined):
+        if not set(plan.relays) <= self._of("relay"):
             raise Refused(318, "the plan names a relay that never joined")
+        if (plan.kind == "session") != (plan.session is not None):
+            raise Refused(318, f"a {plan.kind} plan and a session that do not go together")
         wanted = training.microbatches
+        if plan.session is not None:
+            verify_session(plan.session, manifest)
+            if plan.session.asker not in self._of("asker"):
+                raise Refused(318, "a session of somebody who did not join to ask")
+            wanted = len(plan.session.shapes)
         if plan.kind == "evaluate":
             wanted = (manifest.data.validation_bytes - 1) // manifest.model.context // training.rows
         if len(plan.work) != (0 if plan.change else wanted):

@@ -1,6 +1,6 @@
 """The journal: a chain of signed rows, each naming its predecessor, each stored before it is sent.
 
-    join, plan, opening, close, commit, change, measured, void
+    join, plan, opening, close, commit, change, measured, answered, void
 
 A row's canonical bytes are what is hashed and signed, so that rows can become leaves of a log.
 """
@@ -19,7 +19,7 @@ from .change import Prepared
 from .errors import Refused
 from .members import Join
 from .release import Plan, Release
-from .round import Bits, Commitment, Measurement, Place, Report
+from .round import Answer, Bits, Commitment, Measurement, Place, Report
 
 GENESIS = bytes(32)  # predecessor of the first row
 
@@ -79,6 +79,13 @@ class Measured(Entry, frozen=True, array_like=True, kw_only=True):
     measurements: Annotated[tuple[Measurement, ...], msgspec.Meta(max_length=64)]
 
 
+class Answered(Entry, frozen=True, array_like=True, kw_only=True):
+    """A session is over; the base stays what it was."""
+
+    tick: Count
+    answers: Annotated[tuple[Answer, ...], msgspec.Meta(max_length=64)]
+
+
 class Voided(Entry, frozen=True, array_like=True, kw_only=True):
     """The open tick moved nothing, and why. where, bits: what did not fit and by how much (`round.Trouble`)."""
 
@@ -89,7 +96,7 @@ class Voided(Entry, frozen=True, array_like=True, kw_only=True):
     bits: Bits = 0
 
 
-Body = Joined | Planned | Opened | Closed | Committed | Changed | Measured | Voided
+Body = Joined | Planned | Opened | Closed | Committed | Changed | Measured | Answered | Voided
 
 
 class Row(Plain, frozen=True, array_like=True, kw_only=True):

@@ -5,7 +5,7 @@ Nothing here is checked: the coordinator folds what it wrote itself, and a reade
 
 from __future__ import annotations
 
-from .journal import GENESIS, Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided
+from .journal import GENESIS, Answered, Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided
 from .manifest import Manifest
 from .members import Join
 from .release import Base, Opening, Plan, draw_members
@@ -24,6 +24,7 @@ class Ledger:
             and the changes that gave somebody a stage.
         joins: identity -> join. base, members, round, epoch, epoch_tick: of the newest state.
         measured: whether exponents of gradient sums are known. evaluated: round of the last evaluation, -1 before.
+        answered: whether the last tick was a session.
         attempt: voided tries of the work at hand. exponents, lifts: what the next plan says (`release.Plan`).
         plan: of the tick under way, None between ticks. is_open: whether it was opened. close: its close, if any.
         opening: the newest. present: its members.
@@ -40,6 +41,7 @@ class Ledger:
         self.round = self.epoch = self.epoch_tick = 0
         self.measured = False
         self.evaluated = -1
+        self.answered = False
         self.attempt = 0
         self.exponents = [manifest.gradient_exponent] * (manifest.stages - 1)
         self.lifts = [0] * manifest.stages
@@ -86,10 +88,14 @@ class Ledger:
         else:
             self._end(row, body)
 
-    def _end(self, row: Row, body: Committed | Changed | Measured | Voided) -> None:
+    def _end(self, row: Row, body: Committed | Changed | Measured | Answered | Voided) -> None:
         plan = self.plan
         assert plan is not None
-        self.plan, self.is_open, self.attempt = None, False, 0
+        self.plan, self.is_open = None, False
+        self.answered = plan.session is not None
+        if self.answered:
+            return  # however it ended: nothing else moved
+        self.attempt = 0
         if isinstance(body, Committed):
             self.base = Base(row=row.digest, made=(body.tick,) * self._manifest.stages)
             self.round, self.measured = body.round, True
@@ -101,7 +107,7 @@ class Ledger:
             self.members, self.epoch, self.epoch_tick = body.members, plan.epoch, body.tick
         elif isinstance(body, Measured):
             self.evaluated = self.round
-        else:
+        elif isinstance(body, Voided):
             self.attempt = plan.attempt + 1
             self._make_room(body, plan)
 

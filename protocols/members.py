@@ -11,7 +11,8 @@ from interlock.vault import Identity, VaultError, verify_key, verify_signature
 from .canonical import Message, Name, Plain, PublicKey, Signature, digest, encode
 from .errors import Refused
 
-Role = Literal["node", "relay", "gate"]
+Role = Literal["node", "relay", "gate", "asker"]
+Invited = Literal["node", "relay", "asker"]
 Address = Annotated[str, msgspec.Meta(max_length=120)]
 
 
@@ -66,7 +67,7 @@ class Invitation(Plain, frozen=True, array_like=True, kw_only=True):
     """
 
     run: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-    role: Literal["node", "relay"]
+    role: Invited
     label: Name
     nonce: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
     keyholder: PublicKey
@@ -77,9 +78,7 @@ class Invitation(Plain, frozen=True, array_like=True, kw_only=True):
         return digest("interlock/invitation", encode([self.run, self.role, self.label, self.nonce, self.keyholder]))
 
 
-def make_invitation(
-    keyholder: Identity, *, run: bytes, role: Literal["node", "relay"], label: str, nonce: bytes
-) -> Invitation:
+def make_invitation(keyholder: Identity, *, run: bytes, role: Invited, label: str, nonce: bytes) -> Invitation:
     """An invitation signed by `keyholder`; `nonce`: 16 fresh random bytes."""
     draft = Invitation(run=run, role=role, label=label, nonce=nonce, keyholder=keyholder.public, signature=bytes(64))
     return msgspec.structs.replace(draft, signature=keyholder.sign(draft.body()))
@@ -124,7 +123,7 @@ def verify_join(
             raise Refused(209, f"{who} is no keyholder of this run", todo=todo)
         return
     if record.identity in keyholders:
-        raise Refused(211, f"{who} uses a keyholder's key; a keyholder may neither hold a stage nor carry frames")
+        raise Refused(211, f"{who} uses a keyholder's key; a keyholder's key serves its gate and nothing else")
     if open_admission:
         return
     todo = "Ask a keyholder for an invitation of this run: interlock keyholder invite"

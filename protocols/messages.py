@@ -10,7 +10,8 @@ from .gate import Propose
 from .manifest import Manifest
 from .members import Join, Roster, Welcome
 from .release import Declined, Opening, Ready, Released
-from .round import Close, Committing, Measuring, Reporting, Sealed, Trouble
+from .round import Answering, Close, Committing, Measuring, Reporting, Sealed, Trouble
+from .session import Ask, Over, Queued
 from .wire import Limits
 
 BY_COORDINATOR = (
@@ -25,12 +26,15 @@ BY_COORDINATOR = (
     | Committing
     | Reporting
     | Measuring
+    | Answering
+    | Ask
     | Trouble
 )
 BY_STRANGERS = Join  # all that the coordinator reads of somebody unknown
 BY_GATE = Welcome | Propose
-BY_RELAY = Welcome | Roster | Opening | Here | Frame | Sealed | Taken
-BY_NODE = Welcome | Roster | Opening | IndexIs | ChunkIs | Offers | Close | Here | Frame | Sealed | Taken
+BY_RELAY = Welcome | Roster | Opening | Over | Here | Frame | Sealed | Taken
+BY_NODE = Welcome | Roster | Opening | IndexIs | ChunkIs | Offers | Close | Over | Here | Frame | Sealed | Taken
+BY_ASKER = Welcome | Roster | Opening | Offers | Queued | Over | Here | Sealed
 
 
 def limits(manifest: Manifest) -> Limits:

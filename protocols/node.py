@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from interlock.vault import Identity
 
+from .answering import Answering
 from .boundary import Frame, Here, Pass, Passed, Taken
 from .canonical import Message
 from .change import Offers, Prepare, PreparedState, Rotated, Rotation
@@ -26,6 +27,7 @@ from .passing import Passing
 from .release import Opening, Ready, draw_members, order_key, tick_key, verify_opening
 from .round import Close, Sealed, Step, Stepped, Sum, Summed, Trouble, verify_sealed
 from .seat import Keys, Seat, Secrets
+from .session import Extend, Extended, Forget, Over
 from .watch import Watch
 
 EARLY_MAX = 256  # messages of the next tick that may wait for its opening
@@ -53,6 +55,12 @@ class Adopted(Event, frozen=True, kw_only=True):
 
     tick: int
     made: int
+
+
+class Forgot(Event, frozen=True, kw_only=True):
+    """Nothing of the session of this tick is left at this node."""
+
+    tick: int
 
 
 class GaveUp(Event, frozen=True, kw_only=True):
@@ -85,12 +93,12 @@ class Node:
         self._secrets: Secrets | None = None
         self._base = 0  # tick that made the base; 0: none
         self._ready: int | None = None  # tick that made the state prepared beside it
-        self._part: Passing | Changing | None = None
+        self._part: Passing | Changing | Answering | None = None
         self._prepared_secrets: Secrets | None = None
         self._epoch_keys: dict[int, bytes] = {}  # change tick -> K_tick
         self._gave_up = False
         self._busy = False
-        self._jobs: list[Adopt | Read] = []
+        self._jobs: list[Adopt | Read | Forget] = []
         self._early: list[tuple[bytes, Frame | Sealed | Taken | Close | Offers, tuple[Blob, ...]]] = []
         self._fetching: Fetching | None = None  # at a stage that reads text
         self._has_text = False
@@ -113,6 +121,8 @@ class Node:
         """Join; then, whenever nothing has come for a while, ask for what may have been lost."""
         if name == "leave":
             return [Stop()]
+        if isinstance(self._part, Answering) and name == f"session {self._part.seat.tick}":
+            return self._part.late()
         if name != "look":
             return []
         quiet, again = self._watch.look()
@@ -155,6 +165,8 @@ class Node:
                 effects, read = self._fetching.chunk(message, blobs)
                 self._jobs += [] if read is None else [read]
                 return effects + self._pump()
+            if isinstance(message, Over):
+                return self._over(message)
             if isinstance(message, Close | Offers):
                 return self._in_tick(source, message, blobs)
         elif source in self._relays and isinstance(message, Here):
@@ -170,6 +182,8 @@ class Node:
         """This tick's randomness."""
         if isinstance(self._part, Changing) and name == f"change {self._part.seat.tick}":
             return self._noted(self._part.drawn(data)) + self._pump()
+        if isinstance(self._part, Answering) and name == f"session {self._part.seat.tick}":
+            return self._noted(self._part.drawn(data))
         return []
 
     def on_done(self, job: object, result: object) -> Effects:
@@ -180,6 +194,8 @@ class Node:
         part, seat = self._part, self._seat
         if isinstance(job, Read) and not isinstance(result, InterlockError):
             self._has_text = True
+        elif isinstance(job, Forget):
+            effects.append(Announce(Forgot(tick=job.tick)))
         elif isinstance(job, Adopt | Read) and isinstance(result, InterlockError):
             return [Stop(result)]
         elif seat is None or getattr(job, "tick", None) != seat.tick or self._gave_up:
@@ -194,6 +210,9 @@ class Node:
             elif isinstance(result, Stepped):
                 self._ready = seat.tick
                 effects += part.stepped(result)
+        elif isinstance(part, Answering):
+            if isinstance(job, Extend) and isinstance(result, Extended):
+                effects += part.extended(job, result)
         elif isinstance(part, Changing):
             if isinstance(result, Rotated):
                 effects += part.rotated(result)
@@ -256,7 +275,12 @@ class Node:
         else:
             assert self._secrets is not None
             self._keys = self._secrets.at(plan.tick)
-            self._part = Passing(seat, self._keys, order_key(self._epoch_keys[plan.epoch_tick]))
+            if plan.session is not None:
+                answering = self._part = Answering(seat, self._keys)
+                effects += answering.begin()
+            else:
+                passing = self._part = Passing(seat, self._keys, order_key(self._epoch_keys[plan.epoch_tick]))
+                effects += self._noted(passing.begin())
         early, self._early = self._early, []
         for source, message, blobs in early:
             with suppress(Refused):  # what came too early and is wrong must not cost us the opening
@@ -266,12 +290,20 @@ class Node:
     def _end_tick(self) -> None:
         if self._keys is not None:
             self._keys.erase()
-        if isinstance(self._part, Changing):
+        if isinstance(self._part, Changing | Answering):
             self._part.erase()
         self._keys = self._part = self._seat = None
         self._gave_up = False
         self._heard.clear()
         self._said.clear()
+
+    def _over(self, message: Over) -> Effects:
+        """A session has ended: its keys, its text and what was computed from it go, here and at the worker."""
+        if not isinstance(self._part, Answering) or message.tick != self._part.seat.tick:
+            return []
+        self._end_tick()
+        self._jobs.append(Forget(tick=message.tick))
+        return self._pump()
 
     def _adopt(self, seat: Seat) -> Effects:
         """Take up the state of ours that the plan starts from; every other is erased.
@@ -328,13 +360,13 @@ class Node:
                     return []
                 effects += part.sealed(message, blobs[0])
                 self._heard.add(message.content)
-            elif isinstance(part, Passing) and isinstance(message, Frame):
+            elif isinstance(part, Passing | Answering) and isinstance(message, Frame):
                 header = message.header.digest
                 if header in self._heard:  # our receipt was lost, if there was one
                     return [said] if (said := self._said.get((Taken, header))) is not None else []
                 effects += part.frame(message, blobs)
                 self._heard.add(header)
-            elif isinstance(part, Passing) and isinstance(message, Taken):
+            elif isinstance(part, Passing | Answering) and isinstance(message, Taken):
                 effects += part.taken(message)
                 self._said.pop(message.header, None)
             elif isinstance(part, Passing) and isinstance(message, Close):
@@ -342,7 +374,9 @@ class Node:
             elif isinstance(part, Changing) and isinstance(message, Offers):
                 effects += part.offers(message)
         except Refused as refused:
-            if refused.number != 501:  # a change that cannot be agreed on is void; everything else is dropped
+            # A change that cannot be agreed on and a question that cannot be read are void, and a tick that opened
+            # twice cannot end; the rest is dropped.
+            if refused.number not in (319, 501, 510):
                 raise
             effects += self._give_up(refused)
         return self._noted(effects) + self._pump()
@@ -381,7 +415,7 @@ class Node:
         """Give the worker its next job; one at a time, so that what is urgent goes first."""
         if self._busy:
             return []
-        job: Adopt | Read | Rotation | Prepare | Pass | Sum | Step | None = None
+        job: Adopt | Read | Forget | Rotation | Prepare | Pass | Sum | Step | Extend | None = None
         if self._jobs:
             job = self._jobs.pop(0)
         elif self._gave_up:
@@ -390,6 +424,8 @@ class Node:
             job = self._part.next_job(has_text=self._has_text)
         elif isinstance(self._part, Passing):
             job = self._part.next_pass() or self._part.next_end()
+        elif isinstance(self._part, Answering):
+            job = self._part.next_job()
         if job is None:
             return []
         self._busy = True

@@ -18,7 +18,6 @@ from .boundary import (
     Pass,
     Passed,
     Taken,
-    make_header,
     make_unit,
     verify_header,
 )
@@ -43,7 +42,7 @@ from .round import (
     sign,
     verify_close,
 )
-from .seat import FrameRead, FrameSent, Keys, Seat
+from .seat import Keys, Seat, frame_read
 
 WINDOW = 4  # frames under way on one link
 
@@ -90,6 +89,10 @@ class Passing:
         self._sums: dict[bytes, Blob] = {}
         self._step_asked = False
 
+    def begin(self) -> Effects:
+        """A replica of the last stage that gets nothing to measure says so at once."""
+        return self._measured() if self._seat.last and not self._trains and not self._left else []
+
     # -- frames -------------------------------------------------------------------------------------------------
 
     def frame(self, message: Frame, blobs: tuple[Blob, ...]) -> Effects:
@@ -101,7 +104,7 @@ class Passing:
         seat, header = self._seat, message.header
         if len(blobs) != 1:
             raise Refused(305, "a frame needs exactly one blob", actual=len(blobs))
-        verify_header(header, blobs[0].size, seat.plan, seat.manifest, seat.members)
+        verify_header(header, blobs[0].size, seat.opening, seat.manifest, seat.members)
         unit = header.unit
         if unit.receiver_stage != seat.stage or unit.microbatch not in self._left:
             raise Refused(305, f"a frame of micro-batch {unit.microbatch} that is not ours to read")
@@ -191,23 +194,13 @@ class Passing:
             parents = (header.digest,)
             receipt = Taken(tick=seat.tick, header=header.digest, sender=header.sender)
             effects.append(Send(seat.relay(unit.microbatch), receipt))
-            effects.append(
-                Announce(
-                    FrameRead(
-                        tick=seat.tick,
-                        microbatch=unit.microbatch,
-                        boundary=unit.boundary,
-                        direction=unit.direction,
-                        header=header.digest.hex(),
-                    )
-                )
-            )
+            effects.append(Announce(frame_read(header)))
         if job.direction == "forward":
             self._forward_parent[job.microbatch] = parents[0] if parents else bytes(32)
         elif not seat.first:
             parents = (*parents, self._forward_parent[job.microbatch])
         if result.departure is not None:
-            effects += self._depart(result.departure, parents, job)
+            effects += self._depart(result.departure, parents)
         if seat.last:
             self._losses[job.microbatch] = Loss(microbatch=job.microbatch, nats=result.nats, tokens=result.tokens)
         if result.peak is not None:
@@ -220,31 +213,13 @@ class Passing:
             effects += self._measured()
         return effects
 
-    def _depart(self, departure: Departure, parents: tuple[bytes, ...], job: Pass) -> Effects:
-        seat, unit = self._seat, departure.unit
-        header = make_header(
-            seat.identity,
-            unit,
-            shape=departure.shape,
-            tau=departure.tau,
-            check=departure.check,
-            frame=departure.digest,
-            parents=parents,
-        )
-        leaf = header.digest
+    def _depart(self, departure: Departure, parents: tuple[bytes, ...]) -> Effects:
+        leaf, effects = self._seat.send_frame(departure, parents)
         self._headers.append(leaf)
-        self._flying[leaf] = unit.direction
-        self._credit[unit.direction] -= 1
+        self._flying[leaf] = departure.unit.direction
+        self._credit[departure.unit.direction] -= 1
         self._clamped += departure.clamped
-        sent = FrameSent(
-            tick=seat.tick,
-            microbatch=unit.microbatch,
-            boundary=unit.boundary,
-            direction=unit.direction,
-            header=leaf.hex(),
-            size=departure.frame.size,
-        )
-        return [Send(seat.relay(unit.microbatch), Frame(header=header), (departure.frame,)), Announce(sent)]
+        return effects
 
     # -- the end of the tick ------------------------------------------------------------------------------------
 

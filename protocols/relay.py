@@ -19,6 +19,7 @@ from .manifest import Manifest
 from .members import Invitation, Join, Roster, Welcome, make_record, verify_join
 from .release import Opening, Ready, draw_members, verify_opening
 from .round import Members, Sealed, verify_sealed
+from .session import Over
 from .watch import Watch
 
 EARLY_MAX = 256  # messages of the next tick that may wait for its opening
@@ -99,6 +100,10 @@ class Relay:
                 return self._admit(message)
             if isinstance(message, Opening):
                 return self._open(message)
+            if isinstance(message, Over):
+                if self._opening is not None and message.tick == self._opening.plan.tick:
+                    self._forget()
+                return []
         elif isinstance(message, Here):
             have = set(message.have)
             again = [
@@ -122,7 +127,7 @@ class Relay:
         self._joins = len(roster.joins)
         for join in roster.joins:
             record, invitation = join.record, join.invitation
-            if record.role != "node" or record.identity in self._known:
+            if record.role not in ("node", "asker") or record.identity in self._known:
                 continue
             verify_join(
                 join,
@@ -145,14 +150,17 @@ class Relay:
         verify_opening(opening, self._manifest)
         self._opening = opening
         self._members = draw_members(opening, self._manifest)
-        self._kept.clear()
-        self._kept_bytes = 0
+        self._forget()
         effects: Effects = [Announce(RelayOpened(tick=opening.plan.tick, plan=opening.plan.digest.hex()))]
         early, self._early = self._early, []
         for source, message, blobs in early:
             with suppress(Refused):  # what came too early and is wrong must not cost us the opening
                 effects += self._carry(source, message, blobs)
         return effects
+
+    def _forget(self) -> None:
+        self._kept.clear()
+        self._kept_bytes = 0
 
     def _carry(self, source: bytes, message: Frame | Sealed | Taken, blobs: tuple[Blob, ...]) -> Effects:
         self._watch.moved()
@@ -172,6 +180,8 @@ class Relay:
             return [Send(message.sender, message)]
         verify_sealed(message, self._manifest.run)
         everyone = {who for stage in self._members for who in stage}
+        if self._opening.plan.session is not None:
+            everyone.add(self._opening.plan.session.asker)
         if message.sender != source or len(blobs) != 1 or not {source, *message.to} <= everyone:
             raise Refused(305, f"sealed traffic of {source.hex()[:12]} is not among members of the tick")
         if not self._keep((source, message.content), message.to, message, blobs):
@@ -192,13 +202,13 @@ class Relay:
 
     def _frame(self, source: bytes, message: Frame, blobs: tuple[Blob, ...]) -> Effects:
         assert self._opening is not None
-        header, plan = message.header, self._opening.plan
+        header = message.header
         if len(blobs) != 1 or header.sender != source:
             raise Refused(305, f"a frame of {source.hex()[:12]} signed by {header.sender.hex()[:12]}")
         (frame,) = blobs
-        verify_header(header, frame.size, plan, self._manifest, self._members)
+        verify_header(header, frame.size, self._opening, self._manifest, self._members)
         unit = header.unit
-        receiver = planned(plan, self._members, unit, unit.receiver_stage)
+        receiver = planned(self._opening.plan, self._members, unit, unit.receiver_stage)
         if not self._keep((source, header.digest), (receiver,), message, blobs):
             return []
         carried = Carried(

@@ -17,7 +17,7 @@ from .canonical import Count, Hash, Message, Plain, PublicKey, Signature, digest
 from .errors import Refused
 from .manifest import Manifest
 
-Kind = Literal["measure", "train", "evaluate", "change"]
+Kind = Literal["measure", "train", "evaluate", "change", "session"]
 Exponent = Annotated[int, msgspec.Meta(ge=-200, le=200)]
 Replica = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
@@ -29,6 +29,20 @@ class Base(Plain, frozen=True, array_like=True, kw_only=True):
     made: tuple[Count, ...]
 
 
+class Session(Plain, frozen=True, array_like=True, kw_only=True):
+    """What a member asks of the model in one tick. Sizes are public, the text is not.
+
+    number: the asker's own count. shapes: (rows, positions) of every micro-batch. length: bytes to generate after the
+    one text of shape (1, positions); 0: score the texts. seconds: what it may take.
+    """
+
+    asker: PublicKey
+    number: Count
+    shapes: Annotated[tuple[tuple[Count, Count], ...], msgspec.Meta(min_length=1, max_length=64)]
+    length: Count
+    seconds: Count
+
+
 class Plan(Plain, frozen=True, array_like=True, kw_only=True):
     """What moves in one tick.
 
@@ -38,7 +52,7 @@ class Plan(Plain, frozen=True, array_like=True, kw_only=True):
     identities in use. candidates: for the start, everyone who may be drawn; else empty. members: for every stage its
     replicas, sorted; empty for the start, whose members the opening itself draws. exponents: gradient frames, one a
     boundary. lifts: bits added to the exponents of gradient sums, one a stage. work: for every micro-batch its
-    replica (index into members) at every stage; empty for a change.
+    replica (index into members) at every stage; empty for a change. session: what a tick of kind `session` answers.
     """
 
     run: Hash
@@ -57,6 +71,7 @@ class Plan(Plain, frozen=True, array_like=True, kw_only=True):
     exponents: tuple[Exponent, ...]
     lifts: tuple[Exponent, ...]
     work: Annotated[tuple[tuple[Replica, ...], ...], msgspec.Meta(max_length=1 << 16)]
+    session: Session | None = None
 
     @property
     def digest(self) -> bytes:

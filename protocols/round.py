@@ -69,7 +69,16 @@ class Measurement(Plain, frozen=True, array_like=True, kw_only=True):
     signature: Signature
 
 
-Signed = Commitment | Report | Measurement
+class Answer(Plain, frozen=True, array_like=True, kw_only=True):
+    """What a last-stage replica did in a tick of kind session, signed. tokens: bytes generated or scored."""
+
+    tick: Count
+    member: PublicKey
+    tokens: Count
+    signature: Signature
+
+
+Signed = Commitment | Report | Measurement | Answer
 
 
 def body(record: Signed, run: bytes) -> bytes:
@@ -114,6 +123,12 @@ class Measuring(Message, frozen=True, array_like=True, kw_only=True):
     measurement: Measurement
 
 
+class Answering(Message, frozen=True, array_like=True, kw_only=True):
+    """A node tells the coordinator that it has answered."""
+
+    answer: Answer
+
+
 class Close(Message, frozen=True, array_like=True, kw_only=True):
     """The coordinator's list of all commitments of a tick; no sum counts but those it names."""
 
@@ -144,7 +159,8 @@ class Trouble(Message, frozen=True, array_like=True, kw_only=True):
 class Sealed(Message, frozen=True, array_like=True, kw_only=True):
     """Sealed group traffic, carried by a relay to `to`; one blob. Signed by its sender end to end.
 
-    purpose: "secret" and "turn" in a change, "commit", "reveal" and "matrix" inside a group, "sum" in a round.
+    purpose: "secret" and "turn" in a change, "commit", "reveal" and "matrix" inside a group, "sum" in a round;
+    "question" and "answer" in a session.
     part: which of several. content: digest("interlock/content", blob).
     """
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from interlock.vault import GroupKey, Identity, PairKey, Ratchet, seal
 
+from .boundary import Departure, Frame, Header, make_header
 from .canonical import digest
-from .effects import Blob, Event, Send
+from .effects import Announce, Blob, Effects, Event, Send
 from .manifest import Manifest
 from .release import Opening, Plan
 from .round import Members, make_sealed, seal_context
@@ -101,6 +102,32 @@ class Seat:
         """The relay that carries traffic number `number` (a micro-batch, or a stage for sealed traffic)."""
         return self.plan.relays[number % len(self.plan.relays)]
 
+    def send_frame(self, left: Departure, parents: tuple[bytes, ...]) -> tuple[bytes, Effects]:
+        """Sign what the worker made; give the header's digest and what sends it."""
+        unit = left.unit
+        header = make_header(
+            self.identity,
+            unit,
+            opening=self.opening.digest,
+            shape=left.shape,
+            tau=left.tau,
+            check=left.check,
+            frame=left.digest,
+            parents=parents,
+        )
+        sent = FrameSent(
+            tick=self.tick,
+            microbatch=unit.microbatch,
+            boundary=unit.boundary,
+            direction=unit.direction,
+            header=header.digest.hex(),
+            size=left.frame.size,
+        )
+        return header.digest, [
+            Send(self.relay(unit.microbatch), Frame(header=header), (left.frame,)),
+            Announce(sent),
+        ]
+
     def sealed(self, to: tuple[bytes, ...], purpose: str, part: int, content: bytes) -> list[Send]:
         """Send sealed bytes to members through a relay."""
         message = make_sealed(
@@ -143,3 +170,15 @@ class FrameRead(Event, frozen=True, kw_only=True):
     boundary: int
     direction: str
     header: str
+
+
+def frame_read(header: Header) -> FrameRead:
+    """What to announce of a frame that was read."""
+    unit = header.unit
+    return FrameRead(
+        tick=unit.tick,
+        microbatch=unit.microbatch,
+        boundary=unit.boundary,
+        direction=unit.direction,
+        header=header.digest.hex(),
+    )

@@ -36,7 +36,8 @@ class RunSpec(Spec):
     """Base of the specs of a run.
 
     Attributes:
-        stages, replicas, relays, keyholders, release, lying: see `protocols.manifest`.
+        stages, replicas, relays, keyholders, release, lying, width, context: see `protocols.manifest`.
+        askers: how many ask the model; what they do is the spec's (`asker`).
         rounds, epoch_rounds, microbatches: of the run; it turns between epochs.
         coordinator_role, gate_role, relay_role, node_role, engine_role: who plays.
     """
@@ -56,6 +57,9 @@ class RunSpec(Spec):
     rounds: ClassVar[int] = 2
     epoch_rounds: ClassVar[int] = 1
     microbatches: ClassVar[int] = 2
+    width: ClassVar[int] = 4
+    context: ClassVar[int] = 4
+    askers: ClassVar[int] = 0
 
     cost = 20
     small_most = 20
@@ -68,9 +72,8 @@ class RunSpec(Spec):
         """Everyone, by identity key."""
         self.engines = {name: self.engine_role(self.manifest) for name in self.named("n")}
         self.stumbled = 0
-        return {
-            name: self.role(name) for name in (key(COORDINATOR), *self.named("g"), *self.named("r"), *self.named("n"))
-        }
+        everyone = (key(COORDINATOR), *(name for letter in "grna" for name in self.named(letter)))
+        return {name: self.role(name) for name in everyone}
 
     def restarted(self, name: Any) -> Any:
         """Nothing but what it stored is left of whoever starts again."""
@@ -90,11 +93,18 @@ class RunSpec(Spec):
             return self.relay_role(
                 who, made, operator=label, address=f"sim://{label}", invitation=_invitation(made, label)
             )
+        if label.startswith("a"):
+            return self.asker(who, made, label, _invitation(made, label))
         return self.node_role(who, made, operator=label, invitation=_invitation(made, label))
 
+    def asker(self, who: Identity, made: Manifest, label: str, invitation: Invitation) -> Any:
+        """The role of somebody who asks the model."""
+        raise NotImplementedError
+
     def named(self, letter: str) -> tuple[bytes, ...]:
-        """Keys of the gates ("g"), relays ("r") or nodes ("n")."""
-        size = {"g": self.keyholders, "r": self.relays, "n": self.stages * self.replicas}[letter]
+        """Keys of the gates ("g"), relays ("r"), nodes ("n") or askers ("a")."""
+        nodes = self.stages * self.replicas
+        size = {"g": self.keyholders, "r": self.relays, "n": nodes, "a": self.askers}[letter]
         return tuple(key(f"{letter}{i}") for i in range(size))
 
     @property
@@ -110,6 +120,8 @@ class RunSpec(Spec):
             self.rounds,
             self.epoch_rounds,
             self.microbatches,
+            self.width,
+            self.context,
         )
 
     def label(self, name: Any) -> str:
@@ -166,7 +178,7 @@ def key(label: str) -> bytes:
 
 @functools.cache
 def _labels() -> dict[bytes, str]:
-    numbered = [f"{letter}{i}" for letter in "grn" for i in range(9)]
+    numbered = [f"{letter}{i}" for letter in "grna" for i in range(9)]
     return {key(label): label for label in (COORDINATOR, *numbered)}
 
 
@@ -187,7 +199,7 @@ def _chunk(number: int) -> bytes:
 
 @functools.cache
 def _invitation(manifest: Manifest, label: str) -> Invitation:
-    role: Any = "relay" if label.startswith("r") else "node"
+    role: Any = {"r": "relay", "n": "node", "a": "asker"}[label[0]]
     nonce = label.encode().rjust(16, b"-")
     return make_invitation(identity("g0"), run=manifest.run, role=role, label=label, nonce=nonce)
 
@@ -203,6 +215,8 @@ def _manifest(
     rounds: int,
     epoch_rounds: int,
     microbatches: int,
+    width: int,
+    context: int,
 ) -> Manifest:
     """Not verified: a spec may ask what happens under thresholds that a real run refuses."""
     seats = tuple(Keyholder(name=f"g{i}", key=key(f"g{i}")) for i in range(keyholders))
@@ -212,7 +226,7 @@ def _manifest(
         nonce=bytes(16),
         coordinator=key(COORDINATOR),
         committee=Committee(keyholders=seats, release=release, halt=release, resume=keyholders, lying=lying),
-        model=Model(width=4, heads=1, layers_per_stage=1, hidden=4, mlp="relu2", context=4),
+        model=Model(width=width, heads=1, layers_per_stage=1, hidden=4, mlp="relu2", context=context),
         stages=stages,
         replicas=replicas,
         relays=relays,

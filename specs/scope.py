@@ -252,7 +252,11 @@ class Scope:
 
     def _pool(self, name: str, strategy: Any) -> tuple[list[Any], bool]:
         if name not in self._pools:
-            self._pools[name] = values(strategy, POOL)
+            try:
+                self._pools[name] = values(strategy, POOL)
+            except hypothesis.errors.HypothesisException as error:
+                what = f"spec {self.spec.name}: no values can be drawn for {name}"
+                raise Misused(801, what, actual=type(error).__name__, todo="Widen its strategies.") from error
         return self._pools[name]
 
 

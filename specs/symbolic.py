@@ -24,7 +24,8 @@ from interlock.protocols.fetching import Read
 from interlock.protocols.manifest import Manifest
 from interlock.protocols.node import Adopt
 from interlock.protocols.round import Step, Stepped, Sum, Summed, seal_context
-from interlock.vault import VaultError, open_sealed, salted, seal
+from interlock.protocols.session import Extend, Extended, Forget
+from interlock.vault import GroupKey, VaultError, open_sealed, salted, seal
 
 NONE = bytes(32)
 MICROBATCHES_MAX = 24
@@ -52,7 +53,7 @@ class SymbolicEngine:
     """Does a node's jobs. What it raises as `InterlockError` it returns, as a worker does."""
 
     def __init__(self, manifest: Manifest) -> None:
-        if manifest.training.microbatches > MICROBATCHES_MAX or _frame_bytes(manifest) < 32:
+        if manifest.training.microbatches > MICROBATCHES_MAX or _frame_bytes(manifest, frame_shape(manifest)) < 32:
             raise ValueError("a symbolic run needs at most 24 micro-batches, and frames of at least 32 bytes")
         self._manifest = manifest
         self._states: dict[int, bytes] = {}
@@ -60,6 +61,12 @@ class SymbolicEngine:
         self.stumbles = False  # the next job of a tick fails
         self._flights: dict[int, bytes] = {}  # micro-batch -> what its forward read
         self._gradients: Counter[int] = Counter()
+        self._chains: dict[int, bytes] = {}  # of the session under way
+
+    @property
+    def holds_session(self) -> bool:
+        """Whether anything of a session is left."""
+        return bool(self._chains)
 
     def __call__(self, job: Any) -> Any:
         """Do one job; give its result, or the error that a worker reports."""
@@ -77,6 +84,10 @@ class SymbolicEngine:
         match job:
             case Pass():
                 return self._pass(job)
+            case Extend():
+                return self._extend(job)
+            case Forget():
+                return self._forget()
             case Sum():
                 return self._sum(job)
             case Step():
@@ -105,7 +116,9 @@ class SymbolicEngine:
         last = job.direction == "forward" and (job.out is None or job.out.unit.direction == "backward")
         if trains and (job.direction == "backward" or last):
             self._gradients[job.microbatch] += 1
-        departure = self._depart(job, arrived) if job.out is not None else None
+        departure = None
+        if job.out is not None:
+            departure = self._depart(job.group, job.out, _purpose(job), arrived, frame_shape(self._manifest))
         tokens = self._manifest.training.rows * self._manifest.model.context if last else 0
         peak = 0 if job.out is not None and job.out.unit.direction == "backward" else None
         return Passed(departure=departure, nats=float(tokens), tokens=tokens, peak=peak)
@@ -120,17 +133,17 @@ class SymbolicEngine:
             raise Refused(405, "a frame was masked otherwise than its header says")
         return digest("interlock/arrived", keyed, header.tau, header.frame)
 
-    def _depart(self, job: Pass, read: bytes) -> Departure:
-        out = job.out
-        assert out is not None
+    def _depart(
+        self, group: GroupKey, out: Crossing, purpose: bytes, read: bytes, shape: tuple[int, int, int]
+    ) -> Departure:
         state = self._states[self._base]
         keyed = out.unit.keyed(out.tick_key)
-        tau = job.group.tau(keyed, state, read)
-        plain = digest("plaintext", _purpose(job), state, read)[:16]
-        frame = (self._mask(out, tau) + plain).ljust(_frame_bytes(self._manifest), b"\0")
+        tau = group.tau(keyed, state, read)
+        plain = digest("plaintext", purpose, state, read)[:16]
+        frame = (self._mask(out, tau) + plain).ljust(_frame_bytes(self._manifest, shape), b"\0")
         return Departure(
             unit=out.unit,
-            shape=frame_shape(self._manifest),
+            shape=shape,
             tau=tau,
             check=out.pair.check(keyed, tau),
             digest=hashlib.sha256(frame).digest(),
@@ -141,6 +154,22 @@ class SymbolicEngine:
     def _mask(self, crossing: Crossing, tau: bytes) -> bytes:
         """The name of a frame's mask."""
         return crossing.pair.mask_key(crossing.unit.keyed(crossing.tick_key), tau)[:16]
+
+    # -- sessions -----------------------------------------------------------------------------------------------
+
+    def _extend(self, job: Extend) -> Extended:
+        """What is generated is a digest of what was read before it, so that a spec knows what is right."""
+        read = self._arrive(job.arrival) if job.arrival is not None else hashlib.sha256(job.inputs).digest()
+        self._chains[job.microbatch] = chain = digest("chain", self._chains.get(job.microbatch, b""), read)
+        departure = None
+        if job.out is not None:
+            purpose = f"session {job.microbatch} {job.position}".encode()
+            shape = (*job.shape, self._manifest.model.width)
+            departure = self._depart(job.group, job.out, purpose, chain, shape)
+        return Extended(departure=departure, byte=job.position % 256, nats=float(job.microbatch))
+
+    def _forget(self) -> None:
+        self._chains.clear()
 
     # -- the round's end ----------------------------------------------------------------------------------------
 
@@ -166,6 +195,7 @@ class SymbolicEngine:
 
     def _adopt(self, job: Adopt) -> None:
         self._flights.clear()
+        self._forget()
         self._gradients.clear()
         self._base = job.made
         self._states = {job.made: self._states[job.made]} if job.made else {}
@@ -197,5 +227,5 @@ def _purpose(job: Pass) -> bytes:
     return f"{job.direction} {job.microbatch}".encode()
 
 
-def _frame_bytes(manifest: Manifest) -> int:
-    return math.prod(frame_shape(manifest)) * manifest.frame_width // 8
+def _frame_bytes(manifest: Manifest, shape: tuple[int, int, int]) -> int:
+    return math.prod(shape) * manifest.frame_width // 8

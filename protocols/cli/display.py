@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table as RichTable
 
-from ..journal import Changed, Joined
+from ..journal import Answered, Changed, Joined
 from ..service import machine
 from ..service.local import Ended, Local
 from ..service.progress import Evaluated, Trained, Void
@@ -48,6 +48,8 @@ class JsonLines:
                 say_json({"event": "void", "tick": item.tick, "number": item.number, "reason": item.reason})
             elif isinstance(item, Changed):
                 say_json({"event": "change", "tick": item.tick})
+            elif isinstance(item, Answered):
+                say_json({"event": "session", "tick": item.tick, "tokens": sum(a.tokens for a in item.answers)})
             elif isinstance(item, Ended):
                 say_json({"event": "ended", "process": item.process, "how": item.how})
             elif isinstance(item, Joined):
@@ -89,6 +91,8 @@ class Table:
                 say(f"tick {item.tick} is void: E{item.number} {item.reason}")
             elif isinstance(item, Changed):
                 say(f"tick {item.tick}: every stage prepared its change")
+            elif isinstance(item, Answered):
+                say(f"tick {item.tick}: a session of {sum(a.tokens for a in item.answers):,} bytes was answered")
             elif isinstance(item, Ended):
                 say(f"{item.process} {item.how}; the run goes on without it")
 
@@ -126,8 +130,11 @@ class Table:
     def _now(self) -> str:
         """What the run does."""
         local, plan = self._local, self._local.progress.plan
+        if plan is not None and plan.session is not None and local.progress.is_open:
+            waits = "" if local.progress.ended else ", which training waits for"
+            return f"tick {plan.tick}: a session of at most {plan.session.seconds} s{waits}"
         if local.progress.ended:
-            return "ended"
+            return f"ended; {local.progress.sessions} sessions answered" if local.progress.sessions else "ended"
         if local.waiting or plan is None:
             return f"waiting: {local.waiting}"
         doing = f"tick {plan.tick}: {plan.change or plan.kind}"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from ..errors import Misused
+from ..members import Invited
 from .app import Json, app, say, say_json
 
-keyholder = typer.Typer(no_args_is_help=True, help="Make a keyholder's key, and invite nodes and relays.")
+keyholder = typer.Typer(no_args_is_help=True, help="Make a keyholder's key, and invite to a run.")
 app.add_typer(keyholder, name="keyholder")
 
 
@@ -67,15 +68,15 @@ def invite(
             actual=repr(run[:70]),
             todo="Copy it from the join URL, after 'run='.",
         )
-    if role == "node":
-        invitation = found.invite(identity, run=run_id, role="node", label=label)
-    elif role == "relay":
-        invitation = found.invite(identity, run=run_id, role="relay", label=label)
+    for known in get_args(Invited):
+        if role == known:
+            invitation = found.invite(identity, run=run_id, role=known, label=label)
+            break
     else:
         raise Misused(
             615,
             "--role",
-            expected="node or relay",
+            expected=" or ".join(get_args(Invited)),
             actual=repr(role[:20]),
             todo="Gates need no invitation: the manifest names their keys.",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,6 +87,9 @@ def up(
     directory: Directory,
     json: Json = False,
     threads: Annotated[int, typer.Option(help="Threads of each process.")] = 1,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Go on after the last round, answering 'generate' and 'evaluate'.")
+    ] = False,
 ) -> None:
     """Run all processes of a run that was made with --local, here, to its end.
 
@@ -95,7 +99,12 @@ def up(
     from ..service.rundir import RunDir
 
     run, start = RunDir(directory), machine.now_s()
-    _follow(run, json=json, disclose=False, threads=threads)
+
+    def ended() -> None:
+        if serve:
+            note(f"all rounds are taken; it answers until Ctrl-C: interlock generate {directory} --prompt TEXT")
+
+    _follow(run, json=json, disclose=False, threads=threads, ended=ended, serve=serve)
     _finish(run, start, json=json, report=None)
 
 
@@ -186,14 +195,22 @@ def _compare(run: RunDir) -> None:
     run_child(["plain", str(run.path), "--json", "--threads", "1"], run.path / "plain.txt")
 
 
-def _follow(run: RunDir, *, json: bool, disclose: bool, threads: int) -> None:
+def _follow(
+    run: RunDir,
+    *,
+    json: bool,
+    disclose: bool,
+    threads: int,
+    ended: Callable[[], None] = lambda: None,
+    serve: bool = False,
+) -> None:
     from ..service.local import Local, follow
     from .display import JsonLines, Table
 
     local = Local(run, disclose=disclose, threads=threads)
     with JsonLines(local) if json else Table(local) as display:
-        ended = follow(local, display)
-    if not ended:
+        whole = follow(local, display, ended=ended, serve=serve)
+    if not whole:
         note(f"stopped after round {local.progress.round} of {local.manifest.training.rounds}")
         raise typer.Exit(130)
 

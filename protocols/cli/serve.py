@@ -15,7 +15,7 @@ from .options import flatten
 
 if TYPE_CHECKING:
     from ..members import Invitation
-    from ..service.process import Guest
+    from ..service.process import Member
 
 serve = typer.Typer(no_args_is_help=True, help="Run one process of a run, until a signal ends it.")
 app.add_typer(serve, name="serve")
@@ -61,7 +61,7 @@ class Joining:
     url_file: Annotated[Path | None, "File that holds the join URL."] = None
     wait: Annotated[float, "Give up after so many seconds without an answer."] = 60.0
 
-    def guest(self) -> Guest:
+    def guest(self) -> Member:
         """Read key and URL.
 
         Raises:
@@ -69,7 +69,7 @@ class Joining:
         """
         from interlock.vault import Identity
 
-        from ..service.process import Guest
+        from ..service.process import Member
         from ..service.url import parse_url
 
         if bool(self.url) == (self.url_file is not None):
@@ -86,10 +86,10 @@ class Joining:
                 617, "--operator", expected="1 to 80 characters", actual=len(self.operator), todo="Give a short name."
             )
         parsed, identity = parse_url(url), Identity.load(self.key)
-        return Guest(url=parsed, identity=identity, operator=self.operator, folder=self.folder, wait_s=self.wait)
+        return Member(url=parsed, identity=identity, operator=self.operator, folder=self.folder, wait_s=self.wait)
 
 
-def _invitation(guest: Guest, path: Path | None, role: str) -> Invitation | None:
+def _invitation(guest: Member, path: Path | None, role: str) -> Invitation | None:
     from ..service.process import read_invitation
 
     return None if path is None else read_invitation(path, run=guest.url.run, role=role)

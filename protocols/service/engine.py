@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from interlock.kernels import basis, fixed, initial, mask, muon
+from interlock.kernels import basis, fixed, initial, mask, muon, sample
 from interlock.kernels.errors import KernelError, NonFinite, Overflow
-from interlock.kernels.stage import Forward, Stage
+from interlock.kernels.stage import Cache, Forward, Stage
 from interlock.kernels.state import Int32, StageState
-from interlock.vault import VaultError, open_sealed, salted, seal
+from interlock.vault import GroupKey, VaultError, open_sealed, salted, seal
 
 from .. import corpus
-from ..boundary import Arrival, Crossing, Departure, Pass, Passed, frame_shape
+from ..boundary import Arrival, Crossing, Departure, Pass, Passed
 from ..canonical import digest
 from ..change import Prepare, PreparedState, Rotated, Rotation
 from ..effects import Blob
@@ -33,6 +33,7 @@ from ..fetching import Read
 from ..manifest import Manifest
 from ..node import Adopt
 from ..round import Step, Stepped, Sum, Summed, seal_context
+from ..session import Extend, Extended, Forget
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -59,6 +60,8 @@ class Engine:
         self._corpus: corpus.Corpus | None = None
         self._orders: dict[bytes, Int64] = {}
         self._masking_s = 0.0
+        self._caches: dict[int, Cache] = {}  # of the session under way, by micro-batch
+        self._chains: dict[int, bytes] = {}  # likewise: c_p = H(c_(p-1), input of step p)
 
     def __call__(self, job: Any) -> Any:
         """Do one job.
@@ -70,6 +73,10 @@ class Engine:
             match job:
                 case Pass():
                     return self._pass(job)
+                case Extend():
+                    return self._extend(job)
+                case Forget():
+                    return self._forget()
                 case Sum():
                     return self._sum(job)
                 case Step():
@@ -139,7 +146,7 @@ class Engine:
             if job.out.unit.direction == "backward":
                 largest = max(float(values.max()), -float(values.min()))
                 peak = math.frexp(largest)[1] if 0 < largest < math.inf else -100
-            departure = self._depart(job, job.out, values, read)
+            departure = self._depart(job.group, job.out, values, read)
         return Passed(departure=departure, nats=nats, tokens=tokens_count, peak=peak)
 
     def _arrive(self, arrival: Arrival) -> tuple[Float32, bytes]:
@@ -162,7 +169,7 @@ class Engine:
         self._masking_s += time.thread_time() - start
         return values, read
 
-    def _depart(self, job: Pass, out: Crossing, values: Float32, read: bytes) -> Departure:
+    def _depart(self, group: GroupKey, out: Crossing, values: Float32, read: bytes) -> Departure:
         """Encode and mask what leaves."""
         start = time.thread_time()
         unit = out.unit
@@ -172,14 +179,14 @@ class Engine:
             missing = largest + unit.fraction - unit.exponent - (unit.width - 1)
             what = f"{encoded.clamped} gradients at boundary {unit.boundary} do not fit their exponent"
             raise Overflowed(402, what, bits=max(1, missing))
-        if unit.kind == "evaluate":  # never compared between replicas, so the output may separate masks too
+        if unit.kind in ("evaluate", "session"):  # never compared, so that the output may separate masks too
             read = hashlib.sha256(read + hashlib.sha256(np.ascontiguousarray(encoded.integers).data).digest()).digest()
         keyed = unit.keyed(out.tick_key)
-        tau = job.group.tau(keyed, self._state_digest, read)
+        tau = group.tau(keyed, self._state_digest, read)
         frame = mask.mask(encoded.integers, out.pair.mask_key(keyed, tau), width=unit.width)
         departure = Departure(
             unit=unit,
-            shape=frame_shape(self._manifest),
+            shape=(values.shape[0], values.shape[1], values.shape[2]),
             tau=tau,
             check=out.pair.check(keyed, tau),
             digest=hashlib.sha256(frame.data).digest(),
@@ -200,6 +207,50 @@ class Engine:
             self._orders = {job.order_key: order}
         windows = order[np.asarray(job.windows, dtype=np.int64) % len(order)]
         return corpus.batch(self._corpus.train, windows, context)
+
+    # -- sessions -----------------------------------------------------------------------------------------------
+
+    def _extend(self, job: Extend) -> Extended:
+        assert self._stage is not None
+        stage, m = self._stage, job.microbatch
+        source: Any
+        if job.arrival is not None:
+            source, read = self._arrive(job.arrival)
+        else:
+            source = np.frombuffer(job.inputs, np.uint8).astype(np.int64).reshape(job.shape)
+            read = hashlib.sha256(job.inputs).digest()
+        chain = hashlib.sha256(self._chains.get(m, b"") + read + hashlib.sha256(job.targets).digest()).digest()
+        output, byte, nats = None, None, 0.0
+        if job.context:
+            if job.position == 0:
+                self._caches[m] = stage.cache(job.shape[0], job.context)
+            output = stage.decode(source, self._caches[m])
+            self._chains[m] = chain
+            if job.sampling is not None:
+                drawn = job.sampling
+                byte = sample.draw(
+                    output[0, -1],
+                    temperature=drawn.temperature,
+                    top_p=drawn.top_p,
+                    seed=drawn.seed,
+                    position=job.position,
+                )
+        else:
+            targets = None
+            if job.targets:
+                targets = np.frombuffer(job.targets, np.uint8).astype(np.int64).reshape(job.shape)
+            result = stage.evaluate(source, targets=targets)
+            output = result.output
+            nats = result.loss.nats if result.loss is not None else 0.0
+        departure = None
+        if job.out is not None:
+            assert output is not None
+            departure = self._depart(job.group, job.out, output, chain)
+        return Extended(departure=departure, byte=byte, nats=nats)
+
+    def _forget(self) -> None:
+        self._caches.clear()
+        self._chains.clear()
 
     # -- the round's end ----------------------------------------------------------------------------------------
 
@@ -263,6 +314,7 @@ class Engine:
 
     def _adopt(self, job: Adopt) -> None:
         self._flights.clear()
+        self._forget()
         if self._stage is not None:
             self._stage.clear()
         if job.made == 0:

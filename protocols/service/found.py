@@ -15,7 +15,7 @@ from .. import corpus
 from ..canonical import encode
 from ..errors import Misused, Refused
 from ..manifest import Committee, Keyholder, Manifest, Model, Training, read_manifest
-from ..members import Invitation, make_invitation
+from ..members import Invitation, Invited, make_invitation
 from ..messages import limits
 from . import files, rundir
 from .choices import Choices
@@ -41,6 +41,7 @@ def found(path: Path, choices: Choices) -> tuple[RunDir, Manifest, int]:
     if choices.local:
         members = [f"node-{n}" for n in range(choices.stages * choices.replicas)]
         members += [f"relay-{n}" for n in range(choices.relays)]
+        members.append("asker")
         keys |= {name: Identity.generate() for name in members}
     rundir.verify_free(path)
     collected = files.collect(choices.data) if choices.data else files.standard_library()
@@ -163,7 +164,7 @@ def parse_keyholder(text: str) -> tuple[str, bytes]:
     return name, bytes.fromhex(key)
 
 
-def invite(keyholder: Identity, *, run: bytes, role: Literal["node", "relay"], label: str) -> Invitation:
+def invite(keyholder: Identity, *, run: bytes, role: Invited, label: str) -> Invitation:
     """A fresh invitation, signed.
 
     Raises:

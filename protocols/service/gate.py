@@ -6,10 +6,10 @@ from .. import messages
 from ..gate import Gate
 from ..members import Join, make_record
 from ..net.zeromq import ZeroMQTransport
-from .process import PART_BYTES_MAX, Guest, Process, join
+from .process import PART_BYTES_MAX, Member, Process, join
 
 
-def serve(guest: Guest) -> None:
+def serve(guest: Member) -> None:
     """Answer the coordinator's plans until a signal comes.
 
     Raises:
@@ -20,7 +20,7 @@ def serve(guest: Guest) -> None:
 
     async def main(process: Process) -> None:
         try:
-            manifest = await join(transport, guest, request)
+            manifest = await join(transport, guest, request, keep=guest.folder)
             role = Gate(guest.identity, manifest, operator=guest.operator)
             await process.drive(role, transport, manifest, identity=guest.identity, kinds=messages.BY_GATE)
         finally:

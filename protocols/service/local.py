@@ -195,13 +195,20 @@ class Local:
             )
 
 
-def follow(local: Local, told: Callable[[list[object]], None]) -> bool:
+def follow(
+    local: Local,
+    told: Callable[[list[object]], None],
+    *,
+    ended: Callable[[], None] = lambda: None,
+    serve: bool = False,
+) -> bool:
     """Start a run and follow it to its end; whatever happens, every process is stopped.
 
     The first SIGINT or SIGTERM ends the run cleanly, the second at once.
 
     Args:
-        told: called a few times a second with what is new.
+        told: called a few times a second with what is new. ended: called once when all rounds are taken, while every
+            process still answers. serve: go on answering then, until a signal comes.
 
     Returns:
         Whether the run took all its rounds; False after a signal.
@@ -212,13 +219,17 @@ def follow(local: Local, told: Callable[[list[object]], None]) -> bool:
     with _signals(local):
         try:
             local.start()
+            done = False
             while not local.stopping:
                 told(local.news())
-                if local.progress.ended:
+                if local.progress.ended and not done:
+                    done = True
+                    ended()
+                if done and not serve:
                     return True
                 local.check()
                 time.sleep(POLL_S)
-            return False
+            return done
         finally:
             local.stop()
 

@@ -12,10 +12,10 @@ from ..members import Invitation, Join, make_record
 from ..net.zeromq import ZeroMQTransport
 from ..node import Node
 from .engine import Engine
-from .process import PART_BYTES_MAX, Guest, Process, join
+from .process import PART_BYTES_MAX, Member, Process, join
 
 
-def serve(guest: Guest, *, invitation: Invitation | None, device: str, disclose: Path | None) -> None:
+def serve(guest: Member, *, invitation: Invitation | None, device: str, disclose: Path | None) -> None:
     """Hold a replica of a stage until a signal comes.
 
     Args:
@@ -31,7 +31,7 @@ def serve(guest: Guest, *, invitation: Invitation | None, device: str, disclose:
 
     async def main(process: Process) -> None:
         try:
-            manifest = await join(transport, guest, request)
+            manifest = await join(transport, guest, request, keep=guest.folder)
             role = Node(identity, manifest, operator=operator, invitation=invitation)
             engine = Engine(manifest, device=device, disclose=disclose)
             await process.drive(role, transport, manifest, identity=identity, kinds=messages.BY_NODE, compute=engine)

@@ -41,16 +41,19 @@ _log = logging.getLogger("interlock")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guest:
-    """What a process that joins by URL is given.
-
-    folder: for its store, events and log. wait_s: how long to ask an unanswering coordinator.
-    """
+    """What somebody who joins by URL is given. wait_s: how long to ask an unanswering coordinator."""
 
     url: JoinURL
     identity: Identity
     operator: str
-    folder: Path
     wait_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member(Guest):
+    """Likewise, of a process that serves. folder: for its store, events and log."""
+
+    folder: Path
 
 
 class Process:
@@ -157,8 +160,8 @@ class Process:
             observe.close()
 
 
-async def join(transport: ZeroMQTransport, guest: Guest, request: Join) -> Manifest:
-    """Ask the coordinator to let this process in; its answer is the manifest, which is kept in the folder.
+async def join(transport: ZeroMQTransport, guest: Guest, request: Join, *, keep: Path | None) -> Manifest:
+    """Ask the coordinator to let this process in; its answer is the manifest, kept in the folder `keep`, if any.
 
     Raises:
         Misused: E704, no answer: a coordinator does not talk to whom it does not let in, so that it cannot say why.
@@ -181,7 +184,8 @@ async def join(transport: ZeroMQTransport, guest: Guest, request: Join) -> Manif
             manifest = read_manifest(welcome.manifest, run=url.run)
             if manifest.coordinator != url.key:
                 raise Refused(204, "the manifest names another coordinator than the URL")
-            save_manifest(guest.folder, manifest)
+            if keep is not None:
+                save_manifest(keep, manifest)
             return manifest
     raise Misused(
         704,

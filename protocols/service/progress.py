@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..errors import Refused
-from ..journal import Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided
+from ..journal import Answered, Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided
 from ..manifest import Manifest
 from ..members import Join
 from ..release import Opening, Plan, draw_members
@@ -67,6 +67,7 @@ class Progress:
     rounds: list[Trained] = field(default_factory=list)
     evaluations: list[Evaluated] = field(default_factory=list)
     turns: list[int] = field(default_factory=list)  # rounds after which the bases turned
+    sessions: int = 0  # answered ones
     voids: list[Void] = field(default_factory=list)
     _losses: list[Loss] = field(default_factory=list)
 
@@ -133,6 +134,9 @@ class Progress:
             size = sum(loss.tokens for loss in losses)
             self.evaluations.append(Evaluated(plan.tick, self.round, self.tokens, size, mean_loss(losses)))
             return self._end(self.evaluations[-1])
+        elif isinstance(body, Answered):
+            self.sessions += 1
+            return self._end(body)
         elif isinstance(body, Voided):
             self.voids.append(Void(body.tick, body.number, body.reason))
             return self._end(self.voids[-1])

@@ -6,11 +6,11 @@ from .. import messages
 from ..members import Invitation, Join, make_record
 from ..net.zeromq import ZeroMQTransport
 from ..relay import Relay
-from .process import PART_BYTES_MAX, Guest, Process, join
+from .process import PART_BYTES_MAX, Member, Process, join
 from .url import endpoint, reachable
 
 
-def serve(guest: Guest, *, bind: str, advertise: str, invitation: Invitation | None) -> None:
+def serve(guest: Member, *, bind: str, advertise: str, invitation: Invitation | None) -> None:
     """Carry frames until a signal comes.
 
     Args:
@@ -28,7 +28,7 @@ def serve(guest: Guest, *, bind: str, advertise: str, invitation: Invitation | N
             host, port = reachable(transport.address, advertise)
             address = f"tcp://{host}:{port}"
             request = Join(record=make_record(identity, "relay", operator, address), invitation=invitation)
-            manifest = await join(transport, guest, request)
+            manifest = await join(transport, guest, request, keep=guest.folder)
             role = Relay(identity, manifest, operator=operator, address=address, invitation=invitation)
             await process.drive(role, transport, manifest, identity=identity, kinds=messages.BY_RELAY)
         finally:

@@ -14,11 +14,25 @@ from interlock.vault import VaultError, verify_grants
 
 from ..change import verify_prepared
 from ..errors import Failed, InterlockError, Refused
-from ..journal import GENESIS, Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided, verify_chain
+from ..journal import (
+    GENESIS,
+    Answered,
+    Changed,
+    Closed,
+    Committed,
+    Joined,
+    Measured,
+    Opened,
+    Planned,
+    Row,
+    Voided,
+    verify_chain,
+)
 from ..manifest import Manifest
 from ..members import verify_join
 from ..release import Opening, Plan, draw_members, verify_opening
 from ..round import Close, Members, verify, verify_close, verify_reports
+from ..session import answerers
 from .events import read_events
 from .report import OUTSIDE, measure
 from .rundir import RunDir
@@ -139,7 +153,7 @@ class _Ledger:
             raise Refused(317, "a row of a tick that is not open")
         return self._opening
 
-    def _inside(self, body: Closed | Committed | Changed | Measured | Voided) -> None:
+    def _inside(self, body: Closed | Committed | Changed | Measured | Answered | Voided) -> None:
         opening, plan = self._now, self._now.plan
         members = self.members[plan.tick]
         if body.tick != plan.tick or self._ended:
@@ -170,6 +184,11 @@ class _Ledger:
             measured = sorted(loss.microbatch for m in body.measurements for loss in m.losses)
             if measured != list(range(len(plan.work))):
                 raise Refused(306, "micro-batches measured twice or not at all")
+        elif isinstance(body, Answered):
+            if plan.session is None or tuple(a.member for a in body.answers) != answerers(plan):
+                raise Refused(317, "an answer that the plan does not have")
+            for answer in body.answers:
+                verify(answer, plan.run)
 
 
 def _frames(run: RunDir, ledger: _Ledger) -> Iterator[str]:

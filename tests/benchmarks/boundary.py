@@ -273,7 +273,14 @@ def measure_header(repeats: int = 200) -> dict[str, float]:
     def make() -> Header:
         shape = (ROWS, CONTEXT, 256)
         return make_header(
-            NODES[0], unit, shape=shape, tau=bytes(16), check=bytes(16), frame=bytes(32), parents=(bytes(32),)
+            NODES[0],
+            unit,
+            opening=seat.opening.digest,
+            shape=shape,
+            tau=bytes(16),
+            check=bytes(16),
+            frame=bytes(32),
+            parents=(bytes(32),),
         )
 
     header, size = make(), ROWS * CONTEXT * 256 * 3
@@ -281,7 +288,7 @@ def measure_header(repeats: int = 200) -> dict[str, float]:
     parts: dict[str, Callable[[], object]] = {
         "make and sign a header": make,
         "signature alone": lambda: NODES[0].sign(body),
-        "verify a header": lambda: verify_header(header, size, seat.plan, manifest, seat.members),
+        "verify a header": lambda: verify_header(header, size, seat.opening, manifest, seat.members),
     }
     return {name: milliseconds(work, repeats) for name, work in parts.items()}
 

@@ -28,7 +28,7 @@ from interlock.protocols.journal import (
     make_row,
 )
 from interlock.protocols.members import Join, Welcome, make_record
-from interlock.protocols.release import Base, Declined, Opening, Plan, Ready, Release, Released, make_release
+from interlock.protocols.release import Base, Declined, Opening, Plan, Ready, Release, Released, Session, make_release
 from interlock.protocols.round import sign
 
 COORDINATOR = identity("coordinator")
@@ -487,7 +487,7 @@ def others(plan: Plan) -> dict[str, list[Any]]:
             *([] if base is None else [None, replace(base, row=stranger), replace(base, made=base.made[1:])]),
             Base(row=stranger, made=(9, 9, 9)),
         ],
-        kind=[k for k in ("measure", "train", "evaluate", "change") if k != plan.kind],
+        kind=[k for k in ("measure", "train", "evaluate", "change", "session") if k != plan.kind],
         change=[c for c in ("", "start", "turn") if c != plan.change],
         round=[plan.round + 1, *([plan.round - 1] if plan.round else [])],
         epoch=[plan.epoch + 1, *([plan.epoch - 1] if plan.epoch else [])],
@@ -498,6 +498,7 @@ def others(plan: Plan) -> dict[str, list[Any]]:
         exponents=[(), (*plan.exponents, 0)],
         lifts=[(), (*plan.lifts, 0)],
         work=[(), shorter, *([] if not plan.work else [((9, 9, 9), *plan.work[1:]), ((0, 0), *plan.work[1:])])],
+        session=[Session(asker=stranger, number=1, shapes=((1, 1),), length=1, seconds=60)],
     )
 
 

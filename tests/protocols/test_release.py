@@ -15,6 +15,7 @@ from interlock.protocols.release import (
     Base,
     Opening,
     Plan,
+    Session,
     beacon,
     draw_members,
     lead,
@@ -105,6 +106,7 @@ OTHERS: dict[str, Any] = dict(
     exponents=(0, 1),
     lifts=(0, 0, 4),
     work=((0, 0, 0),),
+    session=Session(asker=bytes(32), number=1, shapes=((1, 1),), length=1, seconds=1),
 )
 
 

@@ -379,3 +379,9 @@ def test_only_who_asks_for_a_disclosure_gets_one(world: World) -> None:
     assert not any(isinstance(result, InterlockError) for _, _, result in world.jobs)
     assert world.refused == []
     assert len(world.all_sent(Frame)) > 100
+
+
+def test_an_evaluation_smaller_than_its_stage_ends() -> None:
+    made = manifest(training=dict(rounds=1, epoch_rounds=1, rows=200, decay=0))
+    (measured, *_) = bodies(World(made).run().rows(), Measured)
+    assert sorted(len(measurement.losses) for measurement in measured.measurements) == [0, 1]

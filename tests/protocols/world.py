@@ -12,6 +12,7 @@ from typing import Any
 from tests.runs import Draws, identity, text
 
 from interlock.protocols import corpus
+from interlock.protocols.asker import Asker, Inquiry
 from interlock.protocols.canonical import decode
 from interlock.protocols.coordinator import Coordinator, RunEnded
 from interlock.protocols.effects import After, Announce, Blob, Draw, Effects, Event, Send, Stop, Store, Work
@@ -89,6 +90,17 @@ class World:
             path = None if self.disclose is None else self.disclose / name
             self.engines[name] = Engine(made, disclose=path)
             self._add(name, lambda n=name: Node(identity(n), made, operator=n, invitation=invited(n, "node")))
+
+    def ask(self, name: str, inquiry: Inquiry, *, number: int = 0) -> None:
+        """One more process: somebody who asks the model."""
+        made = self.manifest
+        invitation = make_invitation(
+            identity("ada"), run=made.run, role="asker", label=name, nonce=Draws(name + "i")(16)
+        )
+        self._add(
+            name,
+            lambda: Asker(identity(name), made, operator=name, invitation=invitation, inquiry=inquiry, number=number),
+        )
 
     def _add(self, name: str, make: Callable[[], Any]) -> None:
         self._makers[name], self.stores[name] = make, {}
