@@ -127,6 +127,7 @@ def arrive(left: Departure, *, under: PairKey, tick_key: bytes = TICK_KEY) -> Ar
     header = make_header(
         identity("node0"),
         left.unit,
+        opening=bytes(32),
         shape=left.shape,
         tau=left.tau,
         check=left.check,

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from tests.runs import text
 
-from interlock.protocols.boundary import Departure, Unit
+from interlock.protocols.boundary import Crossing, Departure
 from interlock.protocols.manifest import Manifest, Model
+from interlock.protocols.service.engine import Engine
+from interlock.protocols.session import Extend
 from interlock.vault import GroupKey, PairKey, Secret
 
 from . import engines
@@ -85,37 +87,57 @@ def _evaluated(guess: bytes, sent: bytes) -> bytes:
     return hashlib.sha256(read + sent).digest()
 
 
-def byte_by_byte(*, under_pair: bool, prompt: bytes = PROMPT) -> Found:
-    """A text that crosses with a frame for each byte, tau hashing all bytes so far: 256 guesses a byte."""
-    by, _ = _keys(under_pair)
-    made, state = small(), b"s" * 32
-    taus, read = [], bytes(32)
-    for position, byte in enumerate(prompt):
-        read = hashlib.sha256(read + bytes([byte])).digest()
-        taus.append(by.tau(_at(made, position).keyed(TICK_KEY), state, read))
-    cost, tried = Cost(tokens=0, seen_bytes=16 * len(taus)), 0
-    keys = [GroupKey(Secret(_held(0)))] if under_pair else _receiver_keys()
-    found = bytearray()
+def byte_by_byte(*, under_pair: bool, text_sent: bytes = PROMPT) -> Found:
+    """A text that crosses with a frame for each byte, as one that is being generated does: 256 guesses a byte."""
+    by, pair = _keys(under_pair)
+    model = Model(width=16, heads=2, layers_per_stage=1, hidden=32, mlp="relu2", context=len(text_sent))
+    made = small(stages=2, model=model)
+    ready = engines.engine(made, 0)
+    frames = [_extend(made, ready, position, text_sent, by, pair) for position in range(len(text_sent))]
+    state, cost, tried = ready._state_digest, Cost(seen_bytes=sum(left.frame.size for left in frames)), 0
+    keys = _receiver_keys()[: 1 if under_pair else 3]
+    found, chain = bytearray(), b""
     with cost.clock():
-        read = bytes(32)
-        for position, tau in enumerate(taus):
-            unit = _at(made, position).keyed(TICK_KEY)
-            digests = [hashlib.sha256(read + bytes([b])).digest() for b in range(256)]
+        for left in frames:
+            sent = hashlib.sha256(np.ascontiguousarray(_integers(left, pair)).data).digest()
+            chains = [_chained(chain, bytes([byte])) for byte in range(256)]
+            digests = [hashlib.sha256(each + sent).digest() for each in chains]
             tried += 256 * len(keys)
-            fits = _guesses(digests, unit, state, tau, keys)
+            fits = _guesses(digests, left.unit.keyed(TICK_KEY), state, left.tau, keys)
             if not fits:
                 break
             found.append(fits[0])
-            read = digests[fits[0]]
-    right = bytes(found) == prompt
+            chain = chains[fits[0]]
+    right = bytes(found) == text_sent
     return Found(
         won=right,
         recovered=f"all {len(found)} bytes in {cost.cpu_s * 1e3:.0f} ms" if right else "nothing: no first byte fits",
         measures={"bytes": len(found), "ms": cost.cpu_s * 1e3, "guesses": tried},
         cost=cost,
-        control=None if under_pair else byte_by_byte(under_pair=True, prompt=prompt).won,
+        control=None if under_pair else byte_by_byte(under_pair=True, text_sent=text_sent).won,
     )
 
 
-def _at(made: Manifest, position: int) -> Unit:
-    return engines.unit(made, kind="evaluate", position=position)
+def _extend(made: Manifest, ready: Engine, position: int, sent: bytes, by: GroupKey, pair: PairKey) -> Departure:
+    """Take one byte of a session through the first stage, with what the stage keeps of the bytes before it."""
+    job = Extend(
+        tick=2,
+        microbatch=0,
+        position=position,
+        shape=(1, 1),
+        context=len(sent),
+        inputs=sent[position : position + 1],
+        targets=b"",
+        sampling=None,
+        arrival=None,
+        out=Crossing(engines.unit(made, kind="session", position=position), TICK_KEY, pair),
+        group=by,
+    )
+    left = ready(job).departure
+    assert isinstance(left, Departure)
+    return left
+
+
+def _chained(chain: bytes, byte: bytes) -> bytes:
+    """What a stage has read of a session so far: the bytes, and no targets."""
+    return hashlib.sha256(chain + hashlib.sha256(byte).digest() + hashlib.sha256(b"").digest()).digest()

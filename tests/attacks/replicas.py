@@ -16,11 +16,11 @@ import numpy.typing as npt
 
 from interlock.kernels import fixed, mask
 from interlock.kernels.stage import Stage
-from interlock.protocols.boundary import Departure, Unit
+from interlock.protocols.boundary import Crossing, Departure, Unit
 from interlock.protocols.change import Prepare
 from interlock.protocols.manifest import Model
 from interlock.protocols.service.engine import Engine
-from interlock.vault import PairKey
+from interlock.vault import GroupKey, PairKey
 
 from . import engines
 from .attack import Cost, Found
@@ -77,8 +77,8 @@ def rounding(*, width: int = 128, context: int = 128, rows: int = 8) -> Found:
 class Silent(Engine):
     """A replica that computes nothing and masks zeros under the tau that its group would use."""
 
-    def _depart(self, job: Any, out: Any, values: Float32, read: bytes) -> Departure:
-        return super()._depart(job, out, np.zeros_like(values), read)
+    def _depart(self, group: GroupKey, out: Crossing, values: Float32, read: bytes) -> Departure:
+        return super()._depart(group, out, np.zeros_like(values), read)
 
 
 def lying(*, width: int = 64, context: int = 64, rows: int = 8) -> Found:

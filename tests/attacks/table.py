@@ -54,10 +54,10 @@ ATTACKS: tuple[Attack, ...] = (
     ),
     _row(
         "a text byte by byte, pair's key", RECEIVER, True, prompt.byte_by_byte,
-        target="tau under the pair's key, a frame a byte", under_pair=True,
+        target="tau under the pair's key", under_pair=True,
     ),
     _row(
-        "a text byte by byte", RECEIVER, False, prompt.byte_by_byte, target="a frame a byte", under_pair=False,
+        "a text byte by byte", RECEIVER, False, prompt.byte_by_byte, under_pair=False,
     ),
     # What a relay or a member changes
     *(_row(f"tampering: {name}", "a relay", False, tampering.relay, name=name) for name in tampering.CASES),

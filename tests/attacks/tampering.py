@@ -16,7 +16,7 @@ import numpy as np
 from tests.protocols.world import rows_of
 from tests.runs import Run, identity, manifest, play
 
-from interlock.protocols.boundary import Crossing, Departure, Frame, Header, Pass
+from interlock.protocols.boundary import Crossing, Departure, Frame, Header
 from interlock.protocols.coordinator import RunEnded
 from interlock.protocols.effects import Blob, Effects, Send
 from interlock.protocols.journal import Closed, Committed
@@ -24,7 +24,7 @@ from interlock.protocols.net.runner import Refusal
 from interlock.protocols.node import GaveUp
 from interlock.protocols.relay import Relay
 from interlock.protocols.service.engine import Engine
-from interlock.vault import PairKey, Secret
+from interlock.vault import GroupKey, PairKey, Secret
 
 from .attack import Cost, Found
 
@@ -149,11 +149,11 @@ class WrongKey(Engine):
 
     by: ClassVar[list[Engine]] = []
 
-    def _depart(self, job: Pass, out: Crossing, values: Any, read: bytes) -> Departure:
-        if job.tick == TICK and out.unit.direction == "forward" and not self.by:
+    def _depart(self, group: GroupKey, out: Crossing, values: Any, read: bytes) -> Departure:
+        if out.unit.tick == TICK and out.unit.direction == "forward" and not self.by:
             self.by.append(self)
             out = with_fields(out, pair=PairKey(Secret(bytes(32))))
-        return super()._depart(job, out, values, read)
+        return super()._depart(group, out, values, read)
 
 
 CASES: dict[str, type[Tampering]] = {

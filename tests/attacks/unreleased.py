@@ -128,7 +128,8 @@ def _ask_with_frames(world: World, members: Members, openings: list[Opening]) ->
         author = who[planned(plan, members, unit, 1)]
         receiver = world.roles[who[planned(plan, members, unit, 0)]]
         header = make_header(
-            identity(author), unit, shape=frame_shape(made), tau=tau, check=pair.check(keyed, tau),
+            identity(author), unit, opening=opening.digest, shape=frame_shape(made), tau=tau,
+            check=pair.check(keyed, tau),
             frame=hashlib.sha256(blob.data).digest(), parents=(),
         )  # fmt: skip
         try:
