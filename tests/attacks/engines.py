@@ -20,6 +20,7 @@ from interlock.protocols.manifest import Manifest
 from interlock.protocols.node import Adopt
 from interlock.protocols.round import Step, Sum
 from interlock.protocols.service.engine import Engine
+from interlock.protocols.session import Extend
 from interlock.vault import GroupKey, PairKey, Secret
 
 TICK_KEY, ORDER = b"t" * 32, b"o" * 32
@@ -120,6 +121,28 @@ def take(
     assert isinstance(passed, Passed)
     assert passed.departure is not None
     return passed.departure
+
+
+def extend(
+    made: Manifest, ready: Engine, position: int, text_sent: bytes, *, by: GroupKey, under: PairKey
+) -> Departure:
+    """Take one byte of a session through the first stage, with what the stage keeps of the bytes before it."""
+    job = Extend(
+        tick=2,
+        microbatch=0,
+        position=position,
+        shape=(1, 1),
+        context=len(text_sent),
+        inputs=text_sent[position : position + 1],
+        targets=b"",
+        sampling=None,
+        arrival=None,
+        out=Crossing(unit(made, kind="session", position=position), TICK_KEY, under),
+        group=by,
+    )
+    left = ready(job).departure
+    assert isinstance(left, Departure)
+    return left
 
 
 def arrive(left: Departure, *, under: PairKey, tick_key: bytes = TICK_KEY) -> Arrival:

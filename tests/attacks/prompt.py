@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 from tests.runs import text
 
-from interlock.protocols.boundary import Crossing, Departure
+from interlock.protocols.boundary import Departure
 from interlock.protocols.manifest import Manifest, Model
-from interlock.protocols.service.engine import Engine
-from interlock.protocols.session import Extend
 from interlock.vault import GroupKey, PairKey, Secret
 
 from . import engines
 from .attack import Cost, Found
-from .engines import TICK_KEY, plain, small, take
+from .engines import TICK_KEY, extend, plain, small, take
 
 PROMPT = b"Dear committee, please release tick 4711, thanks"[:47]
 
@@ -93,7 +91,7 @@ def byte_by_byte(*, under_pair: bool, text_sent: bytes = PROMPT) -> Found:
     model = Model(width=16, heads=2, layers_per_stage=1, hidden=32, mlp="relu2", context=len(text_sent))
     made = small(stages=2, model=model)
     ready = engines.engine(made, 0)
-    frames = [_extend(made, ready, position, text_sent, by, pair) for position in range(len(text_sent))]
+    frames = [extend(made, ready, position, text_sent, by=by, under=pair) for position in range(len(text_sent))]
     state, cost, tried = ready._state_digest, Cost(seen_bytes=sum(left.frame.size for left in frames)), 0
     keys = _receiver_keys()[: 1 if under_pair else 3]
     found, chain = bytearray(), b""
@@ -116,26 +114,6 @@ def byte_by_byte(*, under_pair: bool, text_sent: bytes = PROMPT) -> Found:
         cost=cost,
         control=None if under_pair else byte_by_byte(under_pair=True, text_sent=text_sent).won,
     )
-
-
-def _extend(made: Manifest, ready: Engine, position: int, sent: bytes, by: GroupKey, pair: PairKey) -> Departure:
-    """Take one byte of a session through the first stage, with what the stage keeps of the bytes before it."""
-    job = Extend(
-        tick=2,
-        microbatch=0,
-        position=position,
-        shape=(1, 1),
-        context=len(sent),
-        inputs=sent[position : position + 1],
-        targets=b"",
-        sampling=None,
-        arrival=None,
-        out=Crossing(engines.unit(made, kind="session", position=position), TICK_KEY, pair),
-        group=by,
-    )
-    left = ready(job).departure
-    assert isinstance(left, Departure)
-    return left
 
 
 def _chained(chain: bytes, byte: bytes) -> bytes:

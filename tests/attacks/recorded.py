@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,17 +20,21 @@ from typing import Any
 
 import numpy as np
 from nacl.bindings import crypto_scalarmult_base
+from tests.protocols.world import World
 from tests.runs import Draws, Run, identity, manifest, play
 
 from interlock.kernels import mask
 from interlock.protocols import messages
+from interlock.protocols.answering import SEALED_KEY_BYTES
 from interlock.protocols.boundary import Frame, Header
-from interlock.protocols.canonical import decode
+from interlock.protocols.canonical import decode, encode
 from interlock.protocols.change import Offers
+from interlock.protocols.inquiry import Continuation
 from interlock.protocols.net.simulated import Network
 from interlock.protocols.node import Node
 from interlock.protocols.release import Opening, tick_key
 from interlock.protocols.round import Sealed, seal_context
+from interlock.protocols.session import Sampling
 from interlock.vault import BoxKey, GroupKey, NotOpened, PairKey, Secret, open_sealed
 from interlock.vault.identity import _derive
 
@@ -64,6 +68,7 @@ class Loot:
     ticks: set[int] = field(default_factory=set)
     largest: int = 0
     tried: int = 0
+    plain: list[bytes] = field(default_factory=list)  # of sealed messages
 
     @property
     def nothing(self) -> bool:
@@ -74,26 +79,24 @@ class Loot:
 class Attacker:
     """The program: reads a record once, then tries keys on it."""
 
-    def __init__(self, record: Iterable[tuple[bytes, ...]], made: Any) -> None:
-        self._made = made
+    def __init__(self, record: Iterable[tuple[object, tuple[bytes, ...]]]) -> None:
         self._keys: dict[int, bytes] = {}  # tick -> K_tick
         self._offered: dict[bytes, bytes] = {}  # box key -> member
         self._sealed: dict[bytes, tuple[Sealed, bytes]] = {}
         self._frames: dict[tuple[int, int], dict[bytes, tuple[Header, bytes]]] = {}  # by tick and boundary
         self.size_bytes = 0
-        for parts in record:
-            self.size_bytes += sum(map(len, parts))
-            message: object = decode(parts[1], ANY)
+        for message, blobs in record:
+            self.size_bytes += len(encode(message)) + sum(map(len, blobs))
             if isinstance(message, Opening):
                 self._keys[message.plan.tick] = tick_key(message)
             elif isinstance(message, Offers):
                 self._offered |= {offer.box: offer.member for offer in message.offers}
             elif isinstance(message, Sealed):
-                self._sealed[message.body()] = (message, parts[2])
+                self._sealed[message.body()] = (message, blobs[0])
             elif isinstance(message, Frame):
                 header = message.header
                 where = self._frames.setdefault((header.unit.tick, header.unit.boundary), {})
-                where[header.digest] = (header, parts[2])
+                where[header.digest] = (header, blobs[0])
         self.frame_count = sum(map(len, self._frames.values()))
         self.box_count = sum(1 for sealed, _ in self._sealed.values() if sealed.purpose == "secret")
         self.sealed_count = len(self._sealed) - self.box_count
@@ -121,9 +124,9 @@ class Attacker:
             return set()
         found, box = set(), BoxKey(key)
         for sealed, blob in self._sealed.values():
-            if sealed.purpose == "secret" and member in sealed.to:
+            if sealed.purpose in ("secret", "question") and member in sealed.to:
                 try:
-                    found.add(box.open(blob).reveal())
+                    found.add(box.open(blob[:SEALED_KEY_BYTES]).reveal())
                 except NotOpened:
                     continue  # of another tick
                 loot.boxes += 1
@@ -141,6 +144,8 @@ class Attacker:
             for sealed, blob in self._sealed.values():
                 if sealed.purpose == "secret":
                     continue
+                if sealed.purpose == "question":
+                    blob = blob[SEALED_KEY_BYTES:]
                 context = seal_context(sealed.run, sealed.tick, sealed.sender, sealed.purpose, sealed.part)
                 try:
                     plain = open_sealed(
@@ -149,6 +154,7 @@ class Attacker:
                 except NotOpened:
                     continue
                 loot.sealed += 1
+                loot.plain.append(plain)
                 found |= {plain} if len(plain) == 32 else set()
             key = hashlib.sha256(b"interlock/ratchet/v1" + key).digest()
         return found
@@ -168,13 +174,13 @@ def _recorded() -> tuple[Run, Attacker]:
     made = manifest()
     run = play(made, network=Recorder)
     assert isinstance(run.network, Recorder)
-    return run, Attacker(run.network.record, made)
+    return run, Attacker((decode(parts[1], ANY), parts[2:]) for parts in run.network.record)
 
 
-def disks(run: Run, folder: Path) -> dict[str, bytes]:
+def disks(stores: Mapping[str, Mapping[str, bytes]], folder: Path) -> dict[str, bytes]:
     """Every file of every process, by name: what it stored, and its key file."""
-    found = {f"{name}/{key}": value for name, store in run.stores.items() for key, value in store.values.items()}
-    for name in run.stores:
+    found = {f"{name}/{key}": value for name, store in stores.items() for key, value in store.items()}
+    for name in stores:
         path = folder / name
         identity(name).save(path)
         found[f"{name}/key"] = path.read_bytes()
@@ -200,7 +206,7 @@ def stolen_disks(*, everywhere: bool = True) -> Found:
     """Every disk, after the run. everywhere: try any 32 bytes that lie in a file, not only what looks like a key."""
     run, attacker = _recorded()
     with tempfile.TemporaryDirectory() as folder:
-        files = disks(run, Path(folder))
+        files = disks({name: store.values for name, store in run.stores.items()}, Path(folder))
     cost = Cost(seen_bytes=attacker.size_bytes + sum(map(len, files.values())))
     with cost.clock():
         loots = [attacker.attempt(keys_in(files, everywhere=False))]
@@ -257,3 +263,33 @@ def live_secret() -> Found:
 
 def _span(ticks: set[int]) -> str:
     return f"{min(ticks)} to {max(ticks)}" if len(ticks) > 1 else "".join(map(str, ticks))
+
+
+def a_question(*, prompt: bytes = b"a secret!", length: int = 6) -> Found:
+    """Somebody asks the finished model; later every disk is stolen, the asker's too."""
+    got, start = bytearray(), manifest()
+    world = World(start).run()
+    sampling = Sampling(temperature=0.0, top_p=1.0, seed=0)
+    world.ask("eve", Continuation(prompt, length, sampling, start, told=got.append))
+    for _ in range(200):
+        while world._queue:
+            world.step()
+        if "eve" in world.stopped:
+            break
+        world._ring()
+    attacker = Attacker((sent.message, tuple(bytes(blob.data) for blob in sent.blobs)) for sent in world.sent)
+    with tempfile.TemporaryDirectory() as folder:
+        files = disks(world.stores, Path(folder))
+    cost = Cost(seen_bytes=attacker.size_bytes + sum(map(len, files.values())))
+    with cost.clock():
+        loot = attacker.attempt(keys_in(files, everywhere=False))
+    asked = attacker.attempt([Draws("eve")(64)[:32]]).plain  # the asker's own key, while it asks
+    known = any(prompt in plain for plain in asked) and len(asked) >= length
+    stored = any(prompt in data or bytes(got) in data for data in files.values())
+    return Found(
+        won=stored or not loot.nothing,
+        recovered=f"nothing: {loot.tried} keys; {len(prompt)} bytes asked and {len(got)} answered",
+        measures={"keys": loot.tried, "bytes": len(got)},
+        cost=cost,
+        control=len(got) == length and known,
+    )

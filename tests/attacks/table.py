@@ -68,6 +68,10 @@ ATTACKS: tuple[Attack, ...] = (
         "all traffic, then all disks", "who recorded and later steals everything stored", False, recorded.stolen_disks,
         short=dict(everywhere=False),
     ),
+    _row(
+        "a question and its answer, then all disks", "who recorded and later steals everything stored", False,
+        recorded.a_question,
+    ),
     _row("all traffic, and one box key", "who reads a member's memory during a change", True, recorded.live_box_key),
     _row("all traffic, and one pair secret", "who reads a member's memory", True, recorded.live_secret),
     # Secret bases

@@ -149,6 +149,11 @@ def no_scale(nonce: Nonce) -> Nonce:
     return replace(nonce, tick_key=bytes(32), unit=_anonymous(nonce.unit))
 
 
+def no_position(nonce: Nonce) -> Nonce:
+    """The micro-batch of a session, without the step."""
+    return replace(nonce, unit=msgspec.structs.replace(nonce.unit, position=0), inputs=b"")
+
+
 # -- cases ---------------------------------------------------------------------------------------------------------
 
 Two = tuple[tuple[Departure, bytes], tuple[Departure, bytes]]  # frames, each with the K_tick of its tick
@@ -235,6 +240,13 @@ def two_scales(made: Manifest, held: Keys, kind: type[Engine]) -> Two:
     return left[0], left[1]
 
 
+def two_steps(made: Manifest, held: Keys, kind: type[Engine]) -> Two:
+    """Two bytes of one session follow each other."""
+    ready = engines.engine(made, 0, kind=kind)
+    one, other = (engines.extend(made, ready, at, b"ab", by=held.group, under=held.pair) for at in (0, 1))
+    return (one, TICK_KEY), (other, TICK_KEY)
+
+
 Play = Callable[[Manifest, Keys, type[Engine]], Two]
 
 
@@ -255,6 +267,7 @@ CASES: dict[str, Case] = {
     "a stale device copy": Case(stale_copy, "weights not loaded anew", engine=CopyKept),
     "forward and backward": Case(there_and_back, "nonce without the direction", cut=no_direction),
     "two gradient scales": Case(two_scales, "nonce without the scale", cut=no_scale),
+    "two steps of a session": Case(two_steps, "nonce without the step", cut=no_position),
 }
 
 
