@@ -7,7 +7,7 @@ What a glued model is worth is its loss on held-out text, between that of knowin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -238,7 +238,10 @@ class Adam:
 
 
 def stitched(*, different: bool, size: Size = FULL, batches_max: int = 150, every: int = 10) -> Found:
-    """Train the bridges alone, on text, from nothing; count the tokens until the model is half won."""
+    """Train the bridges alone, on text, from nothing; count the tokens until the model is half won.
+
+    Beside it: what a new model learns from as many tokens, without anything stolen.
+    """
     run = trained.train(size)
     states = _three_epochs(run) if different else _one_epoch(run)
     cost, d = _stolen(states), size.width
@@ -260,8 +263,11 @@ def stitched(*, different: bool, size: Size = FULL, batches_max: int = 150, ever
             half = tokens
     cost.tokens = tokens
     loss = Model(size, states, [None, *bridges]).validate(run.text)
-    what = f"half the way after {half:,} tokens" if half else "not half the way"
-    return _found(run, loss, what, cost, tokens_to_half=half, tokens_of_the_run=run.tokens)
+    what, fresh = "not half the way", 0.0
+    if half:
+        fresh = trained.train(replace(size, rounds=half // (size.rows * size.context), epochs=1)).loss
+        what = f"half the way after {half:,} tokens (a new model: {fresh:.2f}), after {tokens:,}"
+    return _found(run, loss, what, cost, tokens_to_half=half, new_model=fresh, tokens_of_the_run=run.tokens)
 
 
 def _bridge_gradients(stages: list[Stage], bridges: list[Float64], inputs: Any, targets: Any) -> list[Float64]:
