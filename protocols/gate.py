@@ -119,10 +119,14 @@ class Gate:
         self._greeted = False
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
-        """Begin, from the last stored release."""
+        """Begin, from the last stored release; that it was made may have gone unsaid."""
+        effects: Effects = []
         if "known" in stored:
             self._known = decode(stored["known"], Known, whose="gate store")
-        return self.on_timer("hello")
+            release = self._known.release
+            if release is not None:
+                effects.append(Announce(GateReleased(tick=release.tick, plan=release.plan.hex())))
+        return effects + self.on_timer("hello")
 
     def on_timer(self, name: str) -> Effects:
         """Say hello until welcomed; then `Ready` now and then, since the coordinator may have restarted."""
