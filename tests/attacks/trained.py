@@ -1,7 +1,7 @@
 """A small model trained with the program's own kernels, in secret bases that turn, and what every member had of it.
 
-Three stages, one replica each, on this program's own source text. Each epoch ends with a turn. What is kept is what
-an attacker may have stolen: all stages' states after each epoch. Bridges belong to the stage that applies them.
+Three stages, one replica each, on source text of Python's standard library. Each epoch ends with a turn. What is kept
+is what an attacker may have stolen: all stages' states after each epoch. Bridges belong to the stage that applies them.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-import interlock
 from interlock.kernels import basis, muon
 from interlock.kernels.errors import Overflow
 from interlock.kernels.initial import initial_state
@@ -81,15 +81,21 @@ class Trained:
         return (self.unigram - loss) / (self.unigram - self.loss)
 
 
+MODULES = (
+    "argparse", "difflib", "doctest", "fractions", "heapq", "imaplib", "inspect", "mailbox", "optparse",
+    "pickletools", "platform", "plistlib", "shutil", "smtplib", "statistics", "subprocess", "tarfile", "typing",
+)  # fmt: skip
+
+
 @cache
 def source_text() -> corpus.Corpus:
-    """The source text of kernels, vault and protocols."""
-    base = Path(interlock.__file__).parent
-    files = [path for name in ("kernels", "vault", "protocols") for path in sorted((base / name).rglob("*.py"))]
-    return corpus.split(
-        (d for path in files for d in corpus.documents(path.relative_to(base).as_posix(), path.read_bytes())),
-        validation_bytes=40_000,
-    )
+    """The source text of some modules of Python's standard library."""
+    found = []
+    for name in MODULES:
+        spec = find_spec(name)
+        assert spec is not None and spec.origin is not None
+        found += corpus.documents(f"{name}.py", Path(spec.origin).read_bytes())
+    return corpus.split(found, validation_bytes=60_000)
 
 
 def unigram_loss(text: corpus.Corpus) -> float:
