@@ -19,7 +19,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 export NPROC ?= 1
 
-.PHONY: help demo test check bench fuzz clean
+.PHONY: help demo test check bench attacks fuzz clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -45,6 +45,9 @@ bench: $(VENV)/.developing ## time what runs often against its bars
 
 fuzz: $(VENV)/.developing ## a million mutated messages against every kind of process: 6 minutes of CPU
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+attacks: $(VENV)/.developing ## attack the program's own code; each attack must end as docs/threat-model.md says
+	$(BIN)/python -m tests.attacks $(ARGS)
 
 clean: ## remove .venv and caches; runs/ stays
 	rm -rf $(VENV) .src/*.egg-info build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
