@@ -41,7 +41,8 @@ def measure(run: RunDir) -> dict[str, Any]:
     val_*: nats a byte over the held-out text. gap_60: largest difference of training losses to the plain run in the
     first 60 rounds. cpu_seconds_per_token: of all nodes, between the first and the last round. masked_fraction_of_cpu:
     the part of it for masks, fixed point and hashes of frames. boundary_bytes_per_token: frames that relays carried in
-    rounds. backends: the library that computes, by node.
+    rounds. sessions: that were answered; scored_* and sample* are what the demo asked and got. backends: the library
+    that computes, by node.
 
     Raises:
         Misused: E705. Refused: E201.
@@ -84,7 +85,10 @@ def measure(run: RunDir) -> dict[str, Any]:
         "plain_cpu_seconds_per_token": None,
         "boundary_bytes_per_token": carried / tokens if tokens else None,
         "masked_fraction_of_cpu": masking / cpu if cpu else None,
+        "sessions": progress.sessions,
     }
+    if run.answers.is_file():
+        found |= json.loads(run.answers.read_text())
     if run.plain.is_file():
         plain = json.loads(run.plain.read_text())
         found["plain_val_loss_last"] = plain["val_losses"][-1]
