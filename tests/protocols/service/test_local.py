@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
@@ -218,9 +219,9 @@ def gone(left: list[int]) -> None:
             os.close(fd)
 
 
-def started(run: RunDir, event: str = "joined") -> subprocess.Popen[str]:
+def started(run: RunDir, event: str = "joined", *options: str) -> subprocess.Popen[str]:
     """`interlock up`, once it has told of an event."""
-    command = [sys.executable, "-m", "interlock.protocols.cli", "up", str(run.path), "--json"]
+    command = [sys.executable, "-m", "interlock.protocols.cli", "up", str(run.path), "--json", *options]
     up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert up.stdout is not None
     while json.loads(up.stdout.readline())["event"] != event:
@@ -294,6 +295,58 @@ def test_ctrl_c_on_a_terminal_gives_the_cursor_back_and_leaves_nobody(tmp_path: 
     if signals == 1:
         assert b"stopped after round" in shown
         assert all("stopped by SIGTERM" in path.read_text() for path in run.path.glob("*/log.txt"))
+
+
+def interlock(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "interlock.protocols.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_served_run_answers_who_is_let_in_and_keeps_nothing_of_it(tmp_path: Path) -> None:
+    run = small(tmp_path)
+    up = started(run, "evaluation", "--serve")
+    try:
+        prompt = "seven wonderful foxes"
+        said = interlock("generate", run.path, "--prompt", prompt, "--length", 60, "--seed", 1, "--json")
+        assert said.returncode == 0, said.stderr
+        answer = json.loads(said.stdout)
+        assert (answer["prompt"], answer["bytes"]) == (prompt, 60)
+
+        text = tmp_path / "text.txt"
+        text.write_text("file 3, line 5: 25 foxes\n" * 30)
+        scored = interlock("evaluate", run.path, "--data", text, "--json")
+        assert json.loads(scored.stdout)["bytes"] == len(text.read_text()) - 1, scored.stderr
+        whole = interlock("evaluate", run.path)
+        assert "bits a byte  over 5" in whole.stdout, whole.stderr
+
+        # From elsewhere: the URL, a key and an invitation of its own.
+        key, invitation = tmp_path / "eve.key", tmp_path / "eve.invitation"
+        url = run.url.read_text().strip()
+        who = ["--key", key, "--operator", "eve"]
+        assert interlock("keyholder", "init", key).returncode == 0
+        keyholder = ["--key", run.key("keyholder-ada"), "--role", "asker", "--label", "eve", "--output", invitation]
+        assert interlock("keyholder", "invite", run.path, *keyholder).returncode == 0
+        asked = interlock("generate", url, "--prompt", prompt, "--length", 5, *who, "--invitation", invitation)
+        assert asked.returncode == 0, asked.stderr
+        assert asked.stdout.startswith(prompt)
+        # With the key open elsewhere, and with none.
+        with key.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            assert "E709" in interlock("generate", url, "--prompt", prompt, *who).stderr
+        assert "E728" in interlock("generate", url, "--prompt", prompt).stderr
+        assert "E729" in interlock("generate", run.path, "--prompt", "").stderr
+        assert "E730" in interlock("evaluate", url, *who).stderr
+    finally:
+        left = processes(run)
+        up.send_signal(signal.SIGINT)
+        _, error = up.communicate(timeout=60)
+    assert up.returncode == 0, error
+    gone(left)
+    assert contradictions(run) == []
+    assert measure(run)["sessions"] >= 5
+    assert "E727" in interlock("generate", run.path, "--prompt", prompt).stderr
+    for path in run.path.rglob("*"):
+        assert path.is_dir() or prompt.encode() not in path.read_bytes(), path
 
 
 def test_what_the_commands_print_as_json_is_json(copy: RunDir) -> None:
