@@ -44,6 +44,7 @@ class Limits:
         """
         machine.set_threads(self.threads)
         machine.forbid_core_dumps()
+        machine.keep_memory()
         if self.parent is not None:
             machine.die_with(self.parent)
         if self.memory is not None:

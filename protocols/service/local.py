@@ -32,8 +32,6 @@ from .store import JournalFile
 POLL_S = 0.2
 BEGIN_S = 60.0  # for the coordinator to listen
 LEAVE_S = 15.0  # for everyone to leave before they are killed
-# glibc gives large buffers back to the system at once and asks for them again: a fifth of a small stage's time.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +193,6 @@ class Local:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, **KEEP_MEMORY},
             )
 
 

@@ -22,7 +22,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +39,11 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds a token."""
+    """Seconds a token. parts: of the processor time, by who spent it."""
 
     cpu: float
     wall: float
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 # -- a run ---------------------------------------------------------------------------------------------------------
@@ -49,6 +52,7 @@ class Cost:
 def run(rounds: int, *, masked: bool) -> Cost:
     """A whole run of our own."""
     from interlock.protocols.service.choices import Choices
+    from interlock.protocols.service.events import read_events
     from interlock.protocols.service.found import found
     from interlock.protocols.service.local import Local
 
@@ -65,9 +69,15 @@ def run(rounds: int, *, masked: bool) -> Cost:
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
                 )
 
-        def spent_s(self) -> float:
-            """Processor time of all children so far."""
-            return sum(_spent_s(child.pid) for child in self._children.values())
+        def spent_s(self) -> dict[str, float]:
+            """Processor time of the children so far, by role; and of it, what nodes say that masking took."""
+            found: dict[str, float] = defaultdict(float)
+            for name, child in self._children.items():
+                found[name.partition("-")[0]] += _spent_s(child.pid)
+                if name.startswith("node"):
+                    said = [e for e in read_events(self.run.folder(name)) if e["event"] == "Spent"]
+                    found["masking"] += said[-1]["masking_s"]
+            return found
 
     with tempfile.TemporaryDirectory() as folder:
         choices = Choices(
@@ -89,7 +99,8 @@ def run(rounds: int, *, masked: bool) -> Cost:
             validation_bytes=ROWS * CONTEXT * 8,
         )
         local = Here(found(Path(folder) / "run", choices)[0])
-        marks: dict[int, tuple[float, float]] = {}
+        local.backends = dict.fromkeys(local.backends, "torch")  # as the others
+        marks: dict[int, tuple[dict[str, float], float]] = {}
         try:
             local.start()
             while not local.progress.ended:
@@ -101,7 +112,12 @@ def run(rounds: int, *, masked: bool) -> Cost:
                 time.sleep(0.02)
         finally:
             local.stop()
-    return _cost(marks[1], marks[rounds], rounds - 1)
+    (before, start), (after, end) = marks[1], marks[rounds]
+    parts = {name: (after[name] - before[name]) / ((rounds - 1) * TOKENS) for name in after}
+    masking = parts.pop("masking")
+    whole = sum(parts.values())
+    parts["node"] -= masking
+    return Cost(whole, (end - start) / ((rounds - 1) * TOKENS), {"masks and hashes of frames": masking, **parts})
 
 
 def _spent_s(pid: int) -> float:
@@ -324,6 +340,8 @@ def main() -> None:
         Bar("masked over torch pipelining, processor time", ways["masked"].cpu / ways["pipelining"].cpu, 4 / 3, "x")
     ]
     bars += [Bar(f"{name}, processor time a token", 1e6 * cost.cpu, None, "us") for name, cost in ways.items()]
+    parts = ways["masked"].parts.items()
+    bars += [Bar(f"masked, of it: {name}", 1e6 * cost, None, "us") for name, cost in parts]
     bars += [Bar(f"{name}, wall time a token", 1e6 * cost.wall, None, "us") for name, cost in ways.items()]
     report(bars, {}, as_json=given.json)
 
