@@ -119,7 +119,7 @@ def arrive(
         raise OutOfRange(f"shape of the values: expected the keystream's {count} elements, got {shape}")
     words = keystream._take()
     (device,) = words[0].devices()
-    # A copy: what device_put makes of an array on a CPU may share its memory, and this memory is the caller's.
+    # A copy: transfer and computation go on after the return, and until then the caller's memory may change.
     arriving = jax.device_put([plane.copy() for plane in arriving], device)
     if not count:
         return jnp.empty(shape, jnp.float32, device=device)

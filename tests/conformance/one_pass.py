@@ -1,4 +1,4 @@
-"""What every fused boundary kernel must do: the frames of `fixed` and `mask`, bit by bit. Subclasses name a back end."""
+"""What every fused boundary kernel must do: the frames of `fixed` and `mask`, bit by bit."""
 
 import json
 import math
@@ -111,13 +111,16 @@ class OnePass:
 
     @pytest.mark.parametrize("v", VECTORS["failures"], ids=lambda v: v["name"])
     def test_the_failure_vectors_fail(self, v):
-        with pytest.raises(getattr(errors, v["expect"])):
+        def cross():
             if "values" in v:
                 values = np.frombuffer(bytes.fromhex(v["values"]), "<f4").astype(np.float32)
                 self.depart(values, width=v["width"], fraction=v["fraction"], exponent=v["exponent"])
             else:
                 stream = self.keystream(v["count"], width=v["width"], key=bytes.fromhex(v["key"]))
                 self.kernels.arrive(bytes.fromhex(v["frame"]), stream, shape=(v["count"],), fraction=12)
+
+        with pytest.raises(getattr(errors, v["expect"])):
+            cross()
 
     @every_width
     @pytest.mark.parametrize("count", [1024, 1027])
@@ -169,11 +172,19 @@ class OnePass:
             found = self.kernels.arrive(kind, self.keystream(17, width=width), shape=(17,), fraction=0)
             self.equal(found, values)
 
+    def test_what_lies_behind_the_values_is_not_read(self):
+        values = np.ones(1028, np.float32)
+        values[1027] = math.nan
+        _, clamped = self.kernels.depart(self.array(values)[:1027], self.keystream(1027, width=24), fraction=12)
+        assert clamped == 0
+
     def test_values_stay_when_the_frame_is_overwritten(self):
-        values = np.arange(1027, dtype=np.float32)
-        frame = bytearray(self.depart(values, width=24, fraction=0)[0])
-        found = self.kernels.arrive(frame, self.keystream(1027, width=24), shape=(1027,), fraction=0)
-        frame[:] = bytes(len(frame))
+        """At a multiple of 64 bytes, which some take for their own memory; large, so that it is read for a while."""
+        values, memory = np.resize(np.arange(-64, 64, dtype=np.float32), 1 << 18), np.empty((1 << 18) + 64, np.uint8)
+        frame = memory[-memory.ctypes.data % 64 :][: values.size]
+        frame[:] = self.depart(values, width=8, fraction=0)[0]
+        found = self.kernels.arrive(frame, self.keystream(values.size, width=8), shape=values.shape, fraction=0)
+        frame[:] = 0
         self.equal(found, values)
 
     def test_a_keystream_serves_once(self):

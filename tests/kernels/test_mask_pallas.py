@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.conformance.one_pass import KEY, OnePass
 
 from interlock.kernels import fixed, mask, mask_pallas
 from interlock.kernels.mask import PLANES
-from tests.conformance.one_pass import KEY, OnePass
 
 
 class TestPallas(OnePass):
