@@ -19,12 +19,12 @@ export OPENBLAS_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 export NPROC ?= 1
 
-.PHONY: help demo test check bench attacks fuzz clean
+.PHONY: help demo test test-gpu check bench attacks fuzz clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 help: ## say what each target does
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1	\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1	\2/p' Makefile
 
 demo: $(VENV)/.installed ## train a small model on this machine: runs/demo/report.json
 	@mkdir -p runs/demo
@@ -32,6 +32,9 @@ demo: $(VENV)/.installed ## train a small model on this machine: runs/demo/repor
 
 test: $(VENV)/.developing ## run all tests
 	$(BIN)/python -m pytest -n 2 --dist=worksteal $(ARGS)
+
+test-gpu: $(VENV)/.gpu ## test the Triton kernels: on the GPU, or interpreted where there is none
+	$(BIN)/python -m pytest -n 2 --dist=worksteal tests/gpu $(ARGS)
 
 check: $(VENV)/.developing ## format, lint and types
 	$(BIN)/ruff format --check
@@ -62,6 +65,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.developing: $(VENV)/.installed
 	$(PIP) install -c constraints.txt --group dev
+	@touch $@
+
+# 1 GB, unless torch has brought it.
+$(VENV)/.gpu: $(VENV)/.developing
+	$(PIP) install -c constraints.txt -e '.[gpu]'
 	@touch $@
 
 # What only the system can install is named in one line to type. (git: the tests ask it which files are ours.)

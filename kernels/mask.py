@@ -101,12 +101,13 @@ def mask(integers: Int32, key: bytes, *, width: int) -> Bytes:
         raise OutOfRange(f"integers to mask: expected int32, got {integers.dtype}")
     words = np.ascontiguousarray(integers).reshape(-1).view(np.uint32)
     frame = keystream(key, frame_bytes(words.size, width))
-    for block, planes in _blocks(words.size, width, frame):
-        low = words[block].astype(planes[0].dtype, copy=False)  # drops the bits above
-        np.add(planes[0], low, out=planes[0])
-        for high in planes[1:]:  # width 24: the byte above the low half, with the carry
-            np.add(high, (words[block] >> 16).astype(np.uint8), out=high)
-            np.add(high, planes[0] < low, out=high)
+    first, *above = planes(frame, words.size, width)
+    for block in _blocks(words.size):
+        added = words[block].astype(first.dtype, copy=False)  # drops the bits above
+        low = np.add(first[block], added, out=first[block])
+        for plane in above:  # width 24: the byte above the low half, with the carry
+            high = np.add(plane[block], (words[block] >> 16).astype(np.uint8), out=plane[block])
+            np.add(high, low < added, out=high)
     return frame
 
 
@@ -133,35 +134,38 @@ def difference(frame_a: Buffer, frame_b: Buffer, *, count: int, width: int) -> I
         OutOfRange: a frame's length is not `frame_bytes(count, width)`, or a parameter is outside what the
             format holds.
     """
-    size = frame_bytes(count, width)
-    a, b = _opened(frame_a, size), _opened(frame_b, size)
+    planes_a, planes_b = planes(frame_a, count, width), planes(frame_b, count, width)
     integers = np.empty(count, np.int32)
-    for (block, planes_a), (_, planes_b) in zip(_blocks(count, width, a), _blocks(count, width, b), strict=True):
-        result, top = integers[block], planes_a[-1] - planes_b[-1]
+    for block in _blocks(count):
+        a, b = [plane[block] for plane in planes_a], [plane[block] for plane in planes_b]
+        result, top = integers[block], a[-1] - b[-1]
         if width == 24:
-            np.subtract(top, planes_a[0] < planes_b[0], out=top)  # the borrow
+            np.subtract(top, a[0] < b[0], out=top)  # the borrow
         np.copyto(result, top.view(f"i{top.itemsize}"))  # the top plane carries the sign
         if width == 24:
             np.left_shift(result, 16, out=result)
-            np.bitwise_or(result, (planes_a[0] - planes_b[0]).astype(np.int32), out=result)
+            np.bitwise_or(result, (a[0] - b[0]).astype(np.int32), out=result)
     return integers
 
 
-def _opened(frame: Buffer, size: int) -> Bytes:
-    """View a frame as bytes of the expected size."""
-    opened = np.frombuffer(frame, np.uint8)
+def planes(frame: Buffer, count: int, width: int) -> list[npt.NDArray[Any]]:
+    """View a frame of `count` integers, or a keystream for one, as its planes of words, the lowest first.
+
+    Raises:
+        OutOfRange: the frame's length is not `frame_bytes(count, width)`, or a parameter is outside what the
+            format holds.
+    """
+    size, opened = frame_bytes(count, width), np.frombuffer(frame, np.uint8)
     if opened.size != size:
         raise OutOfRange(f"frame: expected {size} bytes, got {opened.size}")
-    return opened
-
-
-def _blocks(count: int, width: int, frame: Bytes) -> Iterator[tuple[slice, list[npt.NDArray[Any]]]]:
-    """Walk through a frame: which elements, and their part of each plane, low plane first."""
-    planes, start = [], 0
+    found, start = [], 0
     for dtype in PLANES[width]:
         end = start + count * np.dtype(dtype).itemsize
-        planes.append(frame[start:end].view(dtype))
+        found.append(opened[start:end].view(dtype))
         start = end
-    for start in range(0, count, _BLOCK):
-        block = slice(start, min(start + _BLOCK, count))
-        yield block, [plane[block] for plane in planes]
+    return found
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    """Walk through the elements, a block at a time."""
+    return (slice(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK))

@@ -33,6 +33,9 @@ LOADERS = {("torch", "load"), ("torch", "save"), ("np", "load"), ("numpy", "load
 
 HEAVY = ("torch", "jax", "tenseal")
 
+# Modules that need an extra of pyproject.toml: nothing else imports it, and its own tests import the module.
+EXTRAS = {"kernels/mask_triton.py": "triton"}
+
 
 def sources() -> dict[str, str]:
     """Every module of the packages: its path below `interlock`, such as `protocols/net/runner.py`, and its text."""
@@ -139,6 +142,12 @@ def test_nothing_runs_code_that_it_reads() -> None:
     assert {path: found for path, text in SOURCES.items() if (found := runs_of_code(path, text))} == {}
 
 
+def test_an_extra_is_imported_by_its_module_alone() -> None:
+    extras = set(EXTRAS.values())
+    found = {(path, name.split(".")[0]) for path, text in SOURCES.items() for name in imports_of(path, text, extras)}
+    assert found == set(EXTRAS.items())
+
+
 @pytest.mark.parametrize("path", sorted(path for path in SOURCES if path.endswith("__init__.py")))
 def test_all_lists_what_a_package_offers_in_order(path: str) -> None:
     offered, listed = public(SOURCES[path])
@@ -182,6 +191,11 @@ def test_the_vocabulary_of_specs_needs_no_hypothesis() -> None:
     assert (ran.stdout.strip(), ran.stderr) == ("False", "")
 
 
+def dotted_name(path: str) -> str:
+    """Module of a path below `interlock`."""
+    return "interlock." + path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+
 def unreadable(name: str) -> None:
     raise ImportError(name)
 
@@ -194,12 +208,12 @@ MODULES = [
 
 
 def test_every_module_is_found() -> None:
-    dotted = {"interlock." + path.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for path in SOURCES}
+    dotted = {dotted_name(path) for path in SOURCES}
     assert {name for name in dotted if not name.endswith("__main__")} == set(MODULES)
     assert len(MODULES) > 20
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in map(dotted_name, EXTRAS)])
 def test_examples_in_docstrings_hold(name: str) -> None:
     module = importlib.import_module(name)
     runner = doctest.DocTestRunner()
