@@ -5,8 +5,8 @@
     values = arrive(frame, keystream, shape=(rows, columns), fraction=12)  # on the other side, with its own keystream
 
 What `mask_triton` is for torch: names, arguments and errors are those of its functions. The kernels read and write a
-frame's planes, which lie apart on the device and together on the host. On a CPU they run in Pallas's interpreter, which
-is compiled, too.
+frame's planes, which lie apart on the device and together on the host. They are written for GPUs; on a CPU Pallas
+interprets them, a thousand times slower than numpy, to show that the arithmetic is right.
 """
 
 from __future__ import annotations
