@@ -2,7 +2,7 @@
 #
 #   PYTHON=python3.12      the interpreter that .venv is made from (3.11 or newer)
 #   PIP_ARGS='...'         options for installing torch, such as another index with wheels for this machine
-#   ARGS='...'             options for `interlock demo` or pytest
+#   ARGS='...'             options for `interlock demo`, pytest, a benchmark or the fuzzer
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -17,8 +17,9 @@ BENCHMARKS = $(filter-out %/bars.py,$(wildcard tests/benchmarks/*.py))
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
+export NPROC ?= 1
 
-.PHONY: help demo test test-gpu check bench clean
+.PHONY: help demo test test-gpu check bench attacks fuzz clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -44,6 +45,12 @@ bench: $(VENV)/.developing ## time what runs often against its bars
 	@status=0; for file in $(BENCHMARKS); do \
 	    echo "== $$file"; $(BIN)/python $$file $(ARGS) || status=1; \
 	done; exit $$status
+
+fuzz: $(VENV)/.developing ## a million mutated messages against every kind of process: 6 minutes of CPU
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
+attacks: $(VENV)/.developing ## attack the program's own code; each attack must end as docs/threat-model.md says
+	$(BIN)/python -m tests.attacks $(ARGS)
 
 clean: ## remove .venv and caches; runs/ stays
 	rm -rf $(VENV) .src/*.egg-info build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

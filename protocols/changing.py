@@ -103,7 +103,7 @@ class Changing:
         """Everyone's box keys: leads deal.
 
         Raises:
-            Refused: E304, E306 not exactly the members, E206.
+            Refused: E304, E306 not exactly the members, E206; E501, a box key that nothing can be sealed to.
         """
         seat = self.seat
         if self._offers:
@@ -256,7 +256,10 @@ class Changing:
                 self._secrets[part] = Secret(secret)
                 continue
             drawn = prf(self._drawn.once, "one-time key", who, bytes([part]))
-            sealed = seal_to(self._offers[who].box, Secret(secret), drawn=drawn)
+            try:
+                sealed = seal_to(self._offers[who].box, Secret(secret), drawn=drawn)
+            except VaultError as error:  # signed by its member, who chose it so
+                raise Refused(501, f"a secret cannot be dealt to {who.hex()[:12]}: {error.what}") from None
             effects += self.seat.sealed((who,), "secret", part, sealed)
         return effects
 

@@ -4,6 +4,7 @@
       Refused        a peer's message or file is not acceptable; carries who sent it
       Misused        a person asked for something impossible; nothing was changed
       Failed         this process cannot go on
+      Warned         something to know; shown, and never raised
 
 Numbers are stable: 1xx keys and files, 2xx wire, 3xx ticks and rows, 4xx frames and arithmetic, 5xx changes,
 6xx corpus and manifest, 7xx machine, 8xx specs.
@@ -44,6 +45,7 @@ _TODO = {
     403: "The next attempt uses a larger exponent; if it repeats, lower the learning rate.",
     404: "Lower the learning rate, or report it with its log.",
     405: "Suspect who sent it, or the relay that it came through.",
+    406: "Found the run with a larger --frame-width or a smaller --frame-fraction, or lower the learning rate.",
     501: "Suspect whom it names.",
     502: "Suspect one of them: what they hold must be equal to the bit.",
     503: "Lower the learning rate; if it repeats, report it with its log.",
@@ -102,3 +104,7 @@ class Misused(InterlockError):
 
 class Failed(InterlockError):
     """This process cannot go on."""
+
+
+class Warned(InterlockError):
+    """Something to know: nothing was refused, and the run goes on."""

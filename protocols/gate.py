@@ -119,10 +119,14 @@ class Gate:
         self._greeted = False
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
-        """Begin, from the last stored release."""
+        """Begin, from the last stored release; that it was made may have gone unsaid."""
+        effects: Effects = []
         if "known" in stored:
             self._known = decode(stored["known"], Known, whose="gate store")
-        return self.on_timer("hello")
+            release: Release | None = self._known.release
+            if release is not None:
+                effects.append(Announce(GateReleased(tick=release.tick, plan=release.plan.hex())))
+        return effects + self.on_timer("hello")
 
     def on_timer(self, name: str) -> Effects:
         """Say hello until welcomed; then `Ready` now and then, since the coordinator may have restarted."""
@@ -175,8 +179,8 @@ class Gate:
         self._asked = self._next = None
         return [
             Store("known", encode(self._known)),
-            Send(self._manifest.coordinator, Released(release=release)),
             Announce(GateReleased(tick=plan.tick, plan=plan.digest.hex())),
+            Send(self._manifest.coordinator, Released(release=release)),
         ]
 
     def on_done(self, job: object, result: object) -> Effects:

@@ -5,6 +5,8 @@ Nothing here is checked: the coordinator folds what it wrote itself, and a reade
 
 from __future__ import annotations
 
+from interlock.kernels.fixed import SHIFTS
+
 from .journal import GENESIS, Answered, Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided
 from .manifest import Manifest
 from .members import Join
@@ -12,6 +14,7 @@ from .release import Base, Opening, Plan, draw_members
 from .round import Close, Members
 
 HEADROOM_BITS = 3  # between the largest gradient of the last round and the end of the range
+LIFT_MAX = 200  # the bound of `release.Exponent`: what members say must not make a plan that nobody can read
 SPARE_BITS = 4  # beyond what was missing, for the boundaries and stages that the void kept from saying what they need
 
 
@@ -119,9 +122,10 @@ class Ledger:
         for commitment in close.commitments:
             for peak in commitment.peaks:
                 boundary = stage_of[commitment.member] - 1
-                peaks[boundary] = max(peak, peaks.get(boundary, peak))
+                if boundary >= 0:  # the first stage sends no gradients, whatever it says
+                    peaks[boundary] = max(peak, peaks.get(boundary, peak))
         for boundary, peak in peaks.items():
-            self.exponents[boundary] = peak + HEADROOM_BITS - limit
+            self.exponents[boundary] = self._within(peak + HEADROOM_BITS - limit)
 
     def _make_room(self, void: Voided, plan: Plan) -> None:
         """Scale the next attempt so that what did not fit does.
@@ -131,8 +135,13 @@ class Ledger:
         """
         if void.number == 402:
             for boundary in range(min(void.where + 1, len(self.exponents))):
-                self.exponents[boundary] += void.bits + SPARE_BITS
+                self.exponents[boundary] = self._within(self.exponents[boundary] + void.bits + SPARE_BITS)
         elif void.number == 403:
             for stage in range(len(self.lifts)):
                 if stage == void.where or plan.kind == "measure":
-                    self.lifts[stage] += void.bits + SPARE_BITS
+                    self.lifts[stage] = min(LIFT_MAX, self.lifts[stage] + void.bits + SPARE_BITS)
+
+    def _within(self, exponent: int) -> int:
+        """An exponent that frames can be made with: members may ask for any."""
+        fraction = self._manifest.frame_fraction
+        return max(fraction - SHIFTS[-1], min(fraction - SHIFTS[0], exponent))

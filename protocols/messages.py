@@ -35,6 +35,7 @@ BY_GATE = Welcome | Propose
 BY_RELAY = Welcome | Roster | Opening | Over | Here | Frame | Sealed | Taken
 BY_NODE = Welcome | Roster | Opening | IndexIs | ChunkIs | Offers | Close | Over | Here | Frame | Sealed | Taken
 BY_ASKER = Welcome | Roster | Opening | Offers | Queued | Over | Here | Sealed
+EVERY = BY_COORDINATOR | BY_GATE | BY_RELAY | BY_NODE | BY_ASKER
 
 
 def limits(manifest: Manifest) -> Limits:

@@ -66,7 +66,7 @@ class RunSpec(Spec):
     seconds = 0.8  # a run without faults takes no longer
     crashing: ClassVar[Collection[str] | None] = (COORDINATOR, "g0", "g1", "g2", "r0")
 
-    messages = messages.BY_COORDINATOR | messages.BY_GATE | messages.BY_RELAY | messages.BY_NODE
+    messages = messages.EVERY
 
     def cast(self) -> Mapping[bytes, Any]:
         """Everyone, by identity key."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from interlock.protocols import messages
 from interlock.protocols.asker import Asker
 from interlock.protocols.canonical import encode
 from interlock.protocols.effects import Announce, Effects, Event
@@ -69,7 +68,6 @@ class Sessions(RunSpec):
     askers = 1
     faults = ("drop", "twice", "delay", "reorder", "slow", "crash")
     crashing = ("coordinator", "g0", "g1", "g2", "r0", "a0")
-    messages = RunSpec.messages | messages.BY_ASKER
 
     def cast(self) -> Any:
         """Everyone, by identity key."""

@@ -14,9 +14,15 @@ import msgspec
 from hypothesis import strategies as st
 
 from interlock.protocols import messages as known
+from interlock.protocols.asker import Asker
 from interlock.protocols.canonical import Message, decode, encode
 from interlock.protocols.effects import Announce, Blob, Effects, Event
 from interlock.protocols.errors import Refused
+from interlock.protocols.inquiry import Continuation
+from interlock.protocols.manifest import Manifest
+from interlock.protocols.members import Invitation
+from interlock.protocols.session import Sampling
+from interlock.vault import Identity
 
 from .history import Seen
 from .messages import messages
@@ -28,8 +34,9 @@ KINDS = {
     "g0": known.BY_GATE,
     "r0": known.BY_RELAY,
     "n0": known.BY_NODE,
+    "a0": known.BY_ASKER,
 }
-SENDERS = (COORDINATOR, "g1", "r0", "n1", "n2")
+SENDERS = (COORDINATOR, "g1", "r0", "n1", "n2", "a0")
 
 
 class Read(Event, frozen=True, kw_only=True):
@@ -110,7 +117,7 @@ def _widely(value: Any) -> bytes:
     return msgspec.msgpack.encode(value)
 
 
-ANY = messages(known.BY_COORDINATOR | known.BY_GATE | known.BY_RELAY | known.BY_NODE).map(encode)
+ANY = messages(known.EVERY).map(encode)
 NEARLY = st.builds(
     _mutated,
     ANY,
@@ -123,7 +130,7 @@ class Wire(Spec):
     """Wire: decode(encode(m)) = m, re-encoding is identical, and no bytes crash a role."""
 
     name = "wire"
-    messages = known.BY_COORDINATOR | known.BY_GATE | known.BY_RELAY | known.BY_NODE
+    messages = known.EVERY
     inputs_max = 12
 
     def reader(self, role: Any, kinds: Any) -> Reader:
@@ -165,3 +172,10 @@ class Wire(Spec):
 
 class _Run(RunSpec):
     """Where the roles come from."""
+
+    askers = 1
+
+    def asker(self, who: Identity, made: Manifest, label: str, invitation: Invitation) -> Asker:
+        """Asks for a few bytes."""
+        inquiry = Continuation(b"a", 4, Sampling(temperature=0.0, top_p=1.0, seed=0), made, told=lambda byte: None)
+        return Asker(who, made, operator=label, invitation=invitation, inquiry=inquiry)

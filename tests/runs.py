@@ -86,16 +86,29 @@ class Run:
     events: dict[str, list[Event]] = field(default_factory=dict)
     engines: dict[str, Engine] = field(default_factory=dict)
     runners: dict[str, Runner] = field(default_factory=dict)
+    network: Network = field(default_factory=Network)
 
     def seen(self, kind: type[Event]) -> list[Any]:
         """All events of a kind, of all processes."""
         return [event for events in self.events.values() for event in events if isinstance(event, kind)]
 
 
-def play(made: Manifest, *, verdict: Verdict = in_order, seconds_max: float = 3000.0) -> Run:
-    """Play a run to its end over the simulated transport in virtual time."""
-    result = Run(made)
-    run_virtual(_play(result, _Simulated(verdict)), seconds_max=seconds_max)
+def play(
+    made: Manifest,
+    *,
+    verdict: Verdict = in_order,
+    network: type[Network] = Network,
+    relay: type[Relay] = Relay,
+    engine: type[Engine] = Engine,
+    seconds_max: float = 3000.0,
+) -> Run:
+    """Play a run to its end over the simulated transport in virtual time.
+
+    Args:
+        network, relay, engine: other classes, for runs in which somebody does not keep to the protocol.
+    """
+    result = Run(made, network=network(verdict))
+    run_virtual(_play(result, _Simulated(result.network), relay, engine), seconds_max=seconds_max)
     return result
 
 
@@ -109,8 +122,8 @@ def play_zeromq(made: Manifest, *, seconds_max: float = 120.0) -> Run:
 class _Simulated:
     """Transports and workers in virtual time."""
 
-    def __init__(self, verdict: Verdict) -> None:
-        self._network = Network(verdict)
+    def __init__(self, network: Network) -> None:
+        self._network = network
 
     async def transport(self, who: Identity, *, serves: str, door: bool) -> Any:
         bind = f"sim://{serves}" if serves else ""
@@ -140,7 +153,9 @@ class _ZeroMQ:
         return ThreadWorker(compute)
 
 
-async def _play(result: Run, world: _Simulated | _ZeroMQ) -> None:
+async def _play(
+    result: Run, world: _Simulated | _ZeroMQ, a_relay: type[Relay] = Relay, an_engine: type[Engine] = Engine
+) -> None:
     made = result.manifest
     ended = asyncio.get_running_loop().create_future()
     whole, keyholder, coordinator = text(), identity("ada"), identity("coordinator")
@@ -190,11 +205,11 @@ async def _play(result: Run, world: _Simulated | _ZeroMQ) -> None:
     for name in [f"relay{i}" for i in range(made.relays)]:
 
         def relay(address: str, n: str = name) -> Relay:
-            return Relay(identity(n), made, operator=n, address=address, invitation=invitation(n, "relay"))
+            return a_relay(identity(n), made, operator=n, address=address, invitation=invitation(n, "relay"))
 
         await start(name, relay, messages.BY_RELAY, serves=name)
     for name in [f"node{i}" for i in range(made.stages * made.replicas)]:
-        engine = result.engines[name] = Engine(made)
+        engine = result.engines[name] = an_engine(made)
 
         def node(_: str, n: str = name) -> Node:
             return Node(identity(n), made, operator=n, invitation=invitation(n, "node"))

@@ -172,6 +172,19 @@ def test_import_is_light(module: str) -> None:
     assert (ran.stdout.strip(), ran.stderr) == ("[]", "")
 
 
+@pytest.mark.parametrize(("backend", "other"), [("torch", "jax"), ("jax", "torch")])
+def test_a_node_imports_the_library_that_it_computes_with_and_no_other(backend: str, other: str) -> None:
+    code = (
+        "import sys\n"
+        "from interlock.protocols.service import engine, node\n"
+        f"print([m for m in {HEAVY} if m in sys.modules])\n"
+        f"engine.stage_of({backend!r})\n"
+        f"print({backend!r} in sys.modules, {other!r} in sys.modules)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ran.stdout.split("\n"), ran.stderr) == (["[]", "True False", ""], "")
+
+
 def test_the_vocabulary_of_specs_needs_no_hypothesis() -> None:
     code = "import interlock.specs, sys; print('hypothesis' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -16,6 +16,7 @@ from ..errors import Misused
 from ..service import machine
 from .app import Json, app, note, say, say_json, visible
 from .options import flatten
+from .serve import Limits
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Directory of a run that is up here, or its join URL.")]
 
@@ -40,13 +41,14 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Share of probability that is considered, up to 1.")] = 0.95,
     seed: Annotated[int | None, typer.Option(help="For the same text again. Default: drawn.", min=0)] = None,
     who: Who,
+    limits: Limits,
     json: Json = False,
 ) -> None:
     """Continue a text with a run's model, byte by byte as they come.
 
     The prompt is sealed to the replicas of the first and last stage that answer, which read it. Nobody else does.
     """
-    _light()
+    limits.settle()
     from ..asker import Inquiry
     from ..inquiry import Continuation
     from ..manifest import Manifest
@@ -109,13 +111,14 @@ def evaluate(
         typer.Option(help="Text files or folders; repeat. Default: the held-out text of the run in the directory."),
     ] = None,
     who: Who,
+    limits: Limits,
     json: Json = False,
 ) -> None:
     """Score texts with a run's model: nats and bits a byte, file by file.
 
     The texts are sealed to the replicas of the first and last stage that answer, which read them. Nobody else does.
     """
-    _light()
+    limits.settle()
     from ..asker import Inquiry
     from ..inquiry import Examination
     from ..manifest import Manifest
@@ -155,11 +158,6 @@ def evaluate(
     for line in files if len(files) > 1 else []:
         say(f"{line['nats_per_byte']:8.4f} nats {line['bits_per_byte']:8.4f} bits a byte  {line['file']}")
     say(f"{mean:8.4f} nats {mean / math.log(2):8.4f} bits a byte  over {sum(sizes):,} bytes")
-
-
-def _light() -> None:
-    machine.set_threads(1)
-    machine.forbid_core_dumps()
 
 
 def _ask(run: str, who: Who, inquire: Any) -> None:

@@ -16,7 +16,7 @@ from ..service import machine
 from ..service.local import Ended, Local
 from ..service.progress import Evaluated, Trained, Void
 from ..service.report import speed
-from .app import say, say_json, visible
+from .app import note, say, say_json, visible
 
 EVERY = 10  # rounds between lines where there is no terminal
 _RECENT = 10  # rounds that the speed is measured over
@@ -42,6 +42,9 @@ class JsonLines:
                 rate = speed(self._local.progress, self._local.times, _RECENT)
                 fields = {"round": item.round, "epoch": item.epoch, "tokens": item.tokens, "loss": item.loss}
                 say_json({"event": "round", "tick": item.tick, **fields, "tokens_per_second": rate})
+                if (warned := item.warning) is not None:
+                    said = {"round": item.round, "clamped": item.clamped, "what": warned.text, "todo": warned.todo}
+                    say_json({"event": "warning", "number": warned.number, **said})
             elif isinstance(item, Evaluated):
                 say_json({"event": "evaluation", "tick": item.tick, "round": item.round, "val_loss": item.loss})
             elif isinstance(item, Void):
@@ -82,6 +85,8 @@ class Table:
             self._live.update(self._table(), refresh=True)
             return
         for item in news:
+            if isinstance(item, Trained) and (warned := item.warning) is not None:
+                note(f"warning: {warned}")
             if isinstance(item, Trained) and (item.round % EVERY == 0 or item.round == 1):
                 rate = speed(self._local.progress, self._local.times, _RECENT)
                 say(f"round {item.round:4d}  epoch {item.epoch:2d}  loss {item.loss:.4f}  {rate:,.0f} bytes/s")
@@ -117,13 +122,16 @@ class Table:
         for found in progress.evaluations[-3:]:
             yield "validation", f"{found.loss:.4f} nats a byte after round {found.round}"
         name = {identity: join.record.operator for identity, join in progress.joins.items()}
+        runs_on = {node: f"{node} ({backend})" for node, backend in local.backends.items()}
         for stage, group in enumerate(progress.members):
-            yield f"stage {stage}", ", ".join(sorted(name[who] for who in group))
+            yield f"stage {stage}", ", ".join(sorted(runs_on.get(name[who], name[who]) for who in group))
         for role in ("gate", "relay", *(() if progress.members else ("node",))):
             here = sorted(join.record.operator for join in progress.of(role))
             yield f"{role}s", ", ".join(here) or "none yet"
         for ended, how in local.ended.items():
             yield "", f"{ended} {how}"
+        if (warned := next((t.warning for t in reversed(progress.rounds) if t.clamped), None)) is not None:
+            yield "warning", f"{warned}. {warned.todo}"
         for void in progress.voids[-3:]:
             yield "void", f"tick {void.tick}: E{void.number} {void.reason}"
 

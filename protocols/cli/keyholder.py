@@ -37,14 +37,14 @@ def init(
 @keyholder.command()
 def invite(
     key: Annotated[Path, typer.Option(help="Your key file.")],
-    role: Annotated[str, typer.Option(help="node or relay.")],
+    role: Annotated[str, typer.Option(help="node, relay or asker.")],
     label: Annotated[str, typer.Option(help="Whom you invite; the journal binds the first user to it.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Invitation file to write.")],
     directory: Annotated[Path | None, typer.Argument(help="Directory or folder with the run's manifest.")] = None,
     run: Annotated[str, typer.Option(help="The run's id instead (64 hex digits, as in its join URL).")] = "",
     json: Json = False,
 ) -> None:
-    """Invite one node or relay, once. Send the file to its operator over a channel that nobody else reads."""
+    """Invite one node, relay or asker, once. Send the file to its operator over a channel that nobody else reads."""
     from interlock.vault import Identity
 
     from ..service import found

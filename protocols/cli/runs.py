@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import Failed, Misused
+from ..errors import Failed, InterlockError, Misused
 from ..service import machine
 from ..service.choices import Choices
 from .app import Json, app, note, say, say_json
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Directory = Annotated[Path, typer.Argument(help="The run's directory.")]
 DEMO = Path("runs/demo")
 DEFAULT = Choices()
+ASKED_BYTES, PROMPT = 8192, "def "  # what the demo asks
 
 
 @app.command()
@@ -157,7 +158,7 @@ def demo(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Train a small model on this machine: every process of a run, then one plain process to compare.
+    """Train a small model on this machine, ask it, and train one plain process to compare.
 
     Ends with report.json and loss.png in the run's directory, and status 1 if a bar does not hold.
     """
@@ -171,7 +172,7 @@ def demo(
     if not no_plain:
         tell("demo: this process will know every stage's seed, to train a plain copy")
     run = _found(directory, Choices(name="demo", local=3, rounds=rounds, decay=rounds // 2), json=json)
-    _follow(run, json=json, disclose=not no_plain, threads=1)
+    _follow(run, json=json, disclose=not no_plain, threads=1, ended=lambda: _ask(run, tell))
     if not no_plain:
         tell("training the same model in one plain process ...")
         _compare(run)
@@ -187,6 +188,37 @@ def _clear(directory: Path) -> None:
     if RunDir(directory).manifest().name != "demo":
         raise Misused(706, f"{directory} holds another run than a demo", todo="Name another --dir.")
     shutil.rmtree(directory)
+
+
+def _ask(run: RunDir, tell: Callable[[str], None]) -> None:
+    """Ask the model that was just trained, as anybody would who is let in, and keep what it said."""
+    from ..service.local import run_child
+    from ..service.rundir import write_whole
+
+    tell("asking the model: a score of held-out text, and a continuation ...")
+    text, _ = run.corpus(run.manifest())
+    asked = run.path / "held-out.txt"
+    readable = text.validation[:ASKED_BYTES].replace(b"\0", b"\n").decode(errors="ignore")  # cut anywhere
+    write_whole(asked, readable.encode())
+    run_child(["evaluate", str(run.path), "--data", str(asked), "--json"], run.path / "evaluate.txt")
+    sampling = ["--length", "120", "--temperature", "0.5", "--seed", "1"]
+    run_child(["generate", str(run.path), "--prompt", PROMPT, *sampling, "--json"], run.path / "generate.txt")
+    scored, said = _last(run.path / "evaluate.txt"), _last(run.path / "generate.txt")
+    tell(f"  {scored['nats_per_byte']:.4f} nats a byte over {scored['bytes']:,} bytes")
+    tell("\n".join(f"  | {line}" for line in (said["prompt"] + said["text"]).splitlines()))
+    answers = {
+        "scored_bytes": scored["bytes"],
+        "scored_loss": scored["nats_per_byte"],
+        "sample": said["prompt"] + said["text"],
+        "sample_first_s": said["first_s"],
+        "sample_bytes_per_second": said["bytes_per_second"],
+    }
+    write_whole(run.answers, jsonlib.dumps(answers).encode() + b"\n")
+
+
+def _last(path: Path) -> Any:
+    """The JSON value in the last line of what a child said."""
+    return jsonlib.loads(path.read_text().splitlines()[-1])
 
 
 def _compare(run: RunDir) -> None:
@@ -207,12 +239,30 @@ def _follow(
     from ..service.local import Local, follow
     from .display import JsonLines, Table
 
-    local = Local(run, disclose=disclose, threads=threads)
-    with JsonLines(local) if json else Table(local) as display:
-        whole = follow(local, display, ended=ended, serve=serve)
+    local, start = Local(run, disclose=disclose, threads=threads), machine.now_s()
+    try:
+        with JsonLines(local) if json else Table(local) as display:
+            whole = follow(local, display, ended=ended, serve=serve)
+    except Failed as error:
+        _report_of(run, error, machine.now_s() - start)
+        raise
     if not whole:
         note(f"stopped after round {local.progress.round} of {local.manifest.training.rounds}")
         raise typer.Exit(130)
+
+
+def _report_of(run: RunDir, failed: Failed, wall_seconds: float) -> None:
+    """Write what a run came to that ended early; one that has written no row leaves none."""
+    from ..service.report import measure
+    from ..service.rundir import write_whole
+
+    try:
+        found = {**measure(run), "wall_seconds": wall_seconds, "bars": [], "failed": str(failed).partition("\n")[0]}
+        write_whole(run.report, jsonlib.dumps(found, indent=2).encode() + b"\n")
+    except (InterlockError, OSError) as error:
+        note(f"warning: no report: {error}")
+    else:
+        note(f"report: {run.report}")
 
 
 def _finish(run: RunDir, start: float, *, json: bool, report: Path | None, bars: bool = False) -> None:
@@ -247,6 +297,8 @@ def _show(found: dict[str, Any]) -> None:
     for name, value in found.items():
         if isinstance(value, int | float):
             table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:,.6g}")
+    for backend in sorted(set(found["backends"].values())):
+        table.add_row(backend, ", ".join(node for node, its in found["backends"].items() if its == backend))
     for bar in found["bars"]:
         verdict = "holds" if bar["holds"] else "[red]does not hold[/red]"
         table.add_row(f"bar: {bar['name']}", f"{bar['value']:.3g} <= {bar['limit']:g}  {verdict}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -44,10 +44,21 @@ class Limits:
         """
         machine.set_threads(self.threads)
         machine.forbid_core_dumps()
+        machine.keep_memory()
         if self.parent is not None:
             machine.die_with(self.parent)
         if self.memory is not None:
             machine.limit_memory(self.memory)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Computing:
+    """What computes a node's stage."""
+
+    backend: Annotated[Literal["torch", "jax"], "Library that runs forward and backward: torch or jax."] = "torch"
+    device: Annotated[str, "Where they run, as the library names it: cpu, cuda, cuda:1, mps (torch), tpu (jax)."] = (
+        "cpu"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +163,7 @@ def node(
     joining: Joining,
     *,
     invitation: Invited = None,
-    device: Annotated[str, typer.Option(help="Where forward and backward run: cpu, cuda, cuda:1, mps.")] = "cpu",
+    computing: Computing,
     disclose_seed: Annotated[
         Path | None,
         typer.Option(help="Write the secret seed of this node's stage to a file. For comparison runs only."),
@@ -167,4 +178,10 @@ def node(
         note(f"warning: the seed of this node's first weights goes to {disclose_seed}; whoever reads it and those of")
         note("warning: the other stages knows where the model began.")
     guest = joining.guest()
-    node.serve(guest, invitation=_invitation(guest, invitation, "node"), device=device, disclose=disclose_seed)
+    node.serve(
+        guest,
+        invitation=_invitation(guest, invitation, "node"),
+        backend=computing.backend,
+        device=computing.device,
+        disclose=disclose_seed,
+    )

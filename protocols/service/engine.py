@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from interlock.kernels import basis, fixed, initial, mask, muon, sample
 from interlock.kernels.errors import KernelError, NonFinite, Overflow
-from interlock.kernels.stage import Cache, Forward, Stage
+from interlock.kernels.passes import Cache, Forward, Passes
 from interlock.kernels.state import Int32, StageState
 from interlock.vault import GroupKey, VaultError, open_sealed, salted, seal
 
@@ -34,6 +34,7 @@ from ..manifest import Manifest
 from ..node import Adopt
 from ..round import Step, Stepped, Sum, Summed, seal_context
 from ..session import Extend, Extended, Forget
+from .backends import stage_of
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -44,14 +45,21 @@ class Engine:
     """The worker of one node: `engine(job)` gives the job's result.
 
     Args:
-        device: where forward and backward run ("cpu", "cuda", ...); the exact update runs on the CPU.
+        backend: the library that runs forward and backward: "torch" or "jax".
+        device: where it does ("cpu", "cuda", ...); the exact update runs on the CPU.
         disclose: a file to which the stage's seed and first bridge are written at the start, for a comparison run by
             somebody who is meant to know everything. None: nothing is written, ever.
+
+    Raises:
+        Misused: E740, no such library; E741, it is not installed; E723, it has no such device.
     """
 
-    def __init__(self, manifest: Manifest, *, device: str = "cpu", disclose: Path | None = None) -> None:
+    def __init__(
+        self, manifest: Manifest, *, backend: str = "torch", device: str = "cpu", disclose: Path | None = None
+    ) -> None:
         self._manifest, self._device, self._disclose = manifest, device, disclose
-        self._stage: Stage | None = None
+        self._make_stage = stage_of(backend, device=device)
+        self._stage: Passes | None = None
         self._states: dict[int, StageState] = {}
         self._base: StageState | None = None
         self._loaded: int | None = None
@@ -97,7 +105,7 @@ class Engine:
         except VaultError as error:
             raise Refused(405, error.what) from error
         except RuntimeError as error:
-            if "memory" in str(error):  # as torch says it, for every device
+            if "memory" in str(error):  # as torch and JAX say it, for every device
                 raise MemoryError from error
             raise
         raise TypeError(f"no such job: {type(job).__name__}")
@@ -350,7 +358,9 @@ class Engine:
                 seed = digest("interlock/weights", combined)
                 state = initial.initial_state(shape, seed, bridge=bridge)
                 seed_shown = salted(job.group.salt(job.run, job.tick, "seed"), seed)
-                self._stage = Stage(shape, context=self._manifest.model.context, device=self._device)
+                context = self._manifest.model.context
+                self._stage = self._make_stage(shape, context=context, device=self._device)
+                self._stage.warm(self._manifest.training.rows, context)
                 if self._disclose is not None:
                     self._write_disclosure(job, seed)
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
@@ -51,8 +52,9 @@ class EventFile:
             _log.info("%s", said)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file. What a full disk did not take is lost, and was said before."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 class EventTail:

@@ -23,6 +23,7 @@ from interlock.vault import Identity
 from ..errors import Failed, Misused
 from ..manifest import Manifest
 from . import found
+from .backends import importable
 from .events import EventTail, log_end
 from .progress import Progress
 from .rundir import RunDir
@@ -31,8 +32,6 @@ from .store import JournalFile
 POLL_S = 0.2
 BEGIN_S = 60.0  # for the coordinator to listen
 LEAVE_S = 15.0  # for everyone to leave before they are killed
-# glibc gives large buffers back to the system at once and asks for them again: a fifth of a small stage's time.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +44,9 @@ class Ended:
 
 class Local:
     """A run under way on this machine.
+
+    Where stages have partners and JAX can be imported, one node computes with it, so its partners check it and it them;
+    all others do with torch.
 
     Args:
         disclose: let every node write its stage's seed to its folder, for the plain comparison.
@@ -72,6 +74,7 @@ class Local:
                 todo="Nodes keep weights in memory only, so that it cannot go on: found another with interlock new.",
             )
         self._keyholders = _keyholders(run, self.manifest)
+        self.backends = _backends(self.manifest)  # by node
 
     def start(self) -> None:
         """Start every process; leave off when `stopping` is set.
@@ -99,10 +102,9 @@ class Local:
         inviter = Identity.load(run.key(f"keyholder-{self._keyholders[0]}"))
         for number in range(manifest.relays):
             self._invited(f"relay-{number}", "relay", inviter, [])
-        for number in range(manifest.stages * manifest.replicas):
-            name = f"node-{number}"
+        for name, backend in self.backends.items():
             disclose = ["--disclose-seed", str(run.disclosed(name))] if self._disclose else []
-            self._invited(name, "node", inviter, disclose)
+            self._invited(name, "node", inviter, ["--backend", backend, *disclose])
 
     def check(self) -> None:
         """See that everyone is still there who is needed.
@@ -191,7 +193,6 @@ class Local:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, **KEEP_MEMORY},
             )
 
 
@@ -259,6 +260,13 @@ def _keyholders(run: RunDir, manifest: Manifest) -> list[str]:
             todo="'interlock up' is for runs made with --local; start the others with interlock serve.",
         )
     return names
+
+
+def _backends(manifest: Manifest) -> dict[str, str]:
+    backends = {f"node-{number}": "torch" for number in range(manifest.stages * manifest.replicas)}
+    if manifest.replicas > 1 and importable("jax"):
+        backends[f"node-{len(backends) - 1}"] = "jax"
+    return backends
 
 
 def run_child(arguments: list[str], log: Path) -> None:

@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from interlock.kernels import basis, initial, muon
 from interlock.kernels.errors import KernelError
-from interlock.kernels.stage import Forward, Stage
+from interlock.kernels.passes import Forward
+from interlock.kernels.stage import Stage
 from interlock.kernels.state import Int32, StageState
 
 from .. import corpus

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from interlock.vault import Identity
 
 from .. import messages
 from ..canonical import decode
-from ..effects import Role, Stop
+from ..effects import Event, Role, Stop
 from ..errors import InterlockError, Misused, Refused
 from ..manifest import Manifest, read_manifest
 from ..members import Invitation, Join, Welcome
@@ -128,8 +128,9 @@ class Process:
         door_kinds: Any = None,
         compute: Callable[[Any], Any] = lambda job: None,
         begun: Callable[[], None] = lambda: None,
+        said: Sequence[Event] = (),
     ) -> None:
-        """Drive a role until it stops. `begun` is called once the transport listens.
+        """Drive a role until it stops. `begun` is called once the transport listens; `said` comes before its events.
 
         Raises:
             InterlockError: the error it stopped with.
@@ -137,6 +138,8 @@ class Process:
         await transport.start()
         begun()
         store, observe = SQLiteStore(self.folder / "store.sqlite"), EventFile(self.folder)
+        for event in said:
+            observe(event)
         runner = Runner(
             role,
             transport,

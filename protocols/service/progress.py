@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ..errors import Refused
+from ..errors import Refused, Warned
 from ..journal import Answered, Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided
 from ..manifest import Manifest
 from ..members import Join
@@ -15,13 +15,24 @@ from ..round import Loss, Members
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """One round: its tick, its number (from 1), tokens so far, and the mean loss in nats a byte before its step."""
+    """One round: its tick, its number (from 1), tokens so far, and the mean loss in nats a byte before its step.
+
+    clamped: activations of all replicas that did not fit their frames.
+    """
 
     tick: int
     round: int
     epoch: int
     tokens: int
     loss: float
+    clamped: int
+
+    @property
+    def warning(self) -> Warned | None:
+        """E406 if something was clamped."""
+        if not self.clamped:
+            return None
+        return Warned(406, f"values clamped in round {self.round}", expected="none", actual=self.clamped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,7 @@ class Progress:
     sessions: int = 0  # answered ones
     voids: list[Void] = field(default_factory=list)
     _losses: list[Loss] = field(default_factory=list)
+    _clamped: int = 0
 
     @property
     def ended(self) -> bool:
@@ -113,6 +125,7 @@ class Progress:
             self.openings[plan.tick] = self.opening
         elif isinstance(body, Closed):
             self._losses = [loss for commitment in body.commitments for loss in commitment.losses]
+            self._clamped = sum(commitment.clamped for commitment in body.commitments)
         elif isinstance(body, Committed):
             self.moved.append(plan.tick)
             if plan.kind == "train":
@@ -120,7 +133,7 @@ class Progress:
                 tokens = sum(loss.tokens for loss in self._losses)
                 self.tokens += tokens
                 loss = mean_loss(self._losses)
-                self.rounds.append(Trained(plan.tick, body.round, plan.epoch, self.tokens, loss))
+                self.rounds.append(Trained(plan.tick, body.round, plan.epoch, self.tokens, loss, self._clamped))
                 return self._end(self.rounds[-1])
             return self._end(None)
         elif isinstance(body, Changed):

@@ -18,7 +18,7 @@ APART_MAX = 0.01  # validation losses, nats a byte
 VALIDATION_MAX, VALIDATION_ROUNDS = 2.1, 80  # nats a byte, from about 5.5; fewer rounds do not get there
 WALL_MAX = 300.0  # seconds, the plain run included
 # Fields that the journals do not hold.
-OUTSIDE = ("wall_seconds", "bars")
+OUTSIDE = ("wall_seconds", "bars", "failed")  # failed: why a run ended early, if it did
 
 
 def speed(progress: Progress, times: Mapping[int, float], last: int | None = None) -> float:
@@ -41,7 +41,8 @@ def measure(run: RunDir) -> dict[str, Any]:
     val_*: nats a byte over the held-out text. gap_60: largest difference of training losses to the plain run in the
     first 60 rounds. cpu_seconds_per_token: of all nodes, between the first and the last round. masked_fraction_of_cpu:
     the part of it for masks, fixed point and hashes of frames. boundary_bytes_per_token: frames that relays carried in
-    rounds.
+    rounds. sessions: that were answered; scored_* and sample* are what the demo asked and got. backends: the library
+    that computes, by node.
 
     Raises:
         Misused: E705. Refused: E201.
@@ -66,11 +67,13 @@ def measure(run: RunDir) -> dict[str, Any]:
         "epochs": progress.epoch + 1,
         "stages": manifest.stages,
         "nodes": len(progress.of("node")),
+        "backends": _backends(run),
         "gates": len(progress.of("gate")),
         "relays": len(progress.of("relay")),
         "ticks": max(progress.openings, default=0),
         "voids": len(progress.voids),
         "tokens": tokens,
+        "clamped": sum(trained.clamped for trained in progress.rounds),
         "val_bytes": evaluations[-1].bytes if evaluations else 0,
         "val_loss_first": evaluations[0].loss if evaluations else None,
         "val_loss_last": evaluations[-1].loss if evaluations else None,
@@ -82,7 +85,10 @@ def measure(run: RunDir) -> dict[str, Any]:
         "plain_cpu_seconds_per_token": None,
         "boundary_bytes_per_token": carried / tokens if tokens else None,
         "masked_fraction_of_cpu": masking / cpu if cpu else None,
+        "sessions": progress.sessions,
     }
+    if run.answers.is_file():
+        found |= json.loads(run.answers.read_text())
     if run.plain.is_file():
         plain = json.loads(run.plain.read_text())
         found["plain_val_loss_last"] = plain["val_losses"][-1]
@@ -96,6 +102,13 @@ def gap(rounds: list[Trained], losses: list[float], first: int) -> float:
     """The largest difference of training losses in the first rounds, in nats a byte."""
     pairs = list(zip(rounds, losses, strict=False))[:first]
     return max((abs(trained.loss - loss) for trained, loss in pairs), default=0.0)
+
+
+def _backends(run: RunDir) -> dict[str, str]:
+    """The library that each node of this machine computed with."""
+    folders = sorted(run.path.glob("node-*"))
+    found = {folder.name: [e["backend"] for e in read_events(folder) if e["event"] == "Computes"] for folder in folders}
+    return {name: said[-1] for name, said in found.items() if said}
 
 
 def _spent(run: RunDir, ticks: set[int]) -> tuple[float, float]:

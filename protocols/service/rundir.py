@@ -7,7 +7,7 @@ DIR/url               the join URL, while the coordinator listens
 DIR/keys/NAME.key     identities made on this machine, mode 600
 DIR/coordinator/, DIR/gate-NAME/, DIR/relay-N/, DIR/node-N/
                       store.sqlite, events.jsonl and log.txt of one process each
-DIR/report.json, DIR/loss.png, DIR/plain.json
+DIR/report.json, DIR/loss.png, DIR/plain.json, DIR/answers.json
                       what came out
 """
 
@@ -49,6 +49,11 @@ class RunDir:
     def plain(self) -> Path:
         """File with what the plain run measured."""
         return self.path / "plain.json"
+
+    @property
+    def answers(self) -> Path:
+        """File with what the model answered when the demo asked it."""
+        return self.path / "answers.json"
 
     @property
     def picture(self) -> Path:

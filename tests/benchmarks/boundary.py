@@ -30,7 +30,8 @@ from bars import Bar, report
 from threadpoolctl import threadpool_limits
 
 from interlock.kernels import basis, fixed, mask
-from interlock.kernels.stage import Forward, Stage
+from interlock.kernels.passes import Forward
+from interlock.kernels.stage import Stage
 from interlock.protocols import messages
 from interlock.protocols.boundary import Frame, Header, Taken, make_header, make_unit, verify_header
 from interlock.protocols.change import Prepare

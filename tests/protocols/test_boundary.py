@@ -211,9 +211,9 @@ def pair(seed: bytes = b"p" * 32) -> PairKey:
     return PairKey(Secret(seed))
 
 
-def engine(stage: int, seed: bytes = b"w" * 32) -> Engine:
+def engine(stage: int, seed: bytes = b"w" * 32, *, backend: str = "torch") -> Engine:
     """One stage's engine, ready to train."""
-    made, whole = Engine(MADE), text()
+    made, whole = Engine(MADE, backend=backend), text()
     bridge = None
     if stage:
         width = MADE.model.width
@@ -335,6 +335,21 @@ def test_a_changed_bit_of_a_frame_is_refused(last: Engine, left: Departure, data
     bit = data.draw(st.integers(0, 8 * len(frame) - 1))
     frame[bit // 8] ^= 1 << bit % 8
     assert read(last, arrival(left, frame=bytes(frame))) == 306
+
+
+def test_frames_of_two_libraries_share_their_mask_and_differ_by_rounding(
+    first: Engine, last: Engine, left: Departure
+) -> None:
+    job = a_pass(a_unit("backward"), arrival(left))
+    pairs = [
+        (left, departure(engine(0, backend="jax"), a_pass(a_unit()))),
+        (departure(last, job), departure(engine(1, backend="jax"), job)),
+    ]
+    for torch, jax in pairs:
+        assert torch.tau == jax.tau
+        found = mask.difference(torch.frame.data, jax.frame.data, count=math.prod(torch.shape), width=24)
+        assert np.abs(found).max() <= 1
+        assert np.count_nonzero(found) < 0.05 * found.size
 
 
 def test_another_key_opens_no_frame(last: Engine, left: Departure) -> None:

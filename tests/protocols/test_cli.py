@@ -23,6 +23,7 @@ from interlock.protocols.cli import main
 from interlock.protocols.cli.app import visible
 from interlock.protocols.cli.display import Table
 from interlock.protocols.members import Invitation
+from interlock.protocols.service import machine
 from interlock.protocols.service.choices import Choices
 from interlock.protocols.service.local import Local
 from interlock.protocols.service.rundir import RunDir
@@ -31,7 +32,7 @@ from interlock.vault import Identity
 
 COMMANDS = [
     "", "new", "up", "status", "plain", "demo", "keyholder", "keyholder init", "keyholder invite", "serve",
-    "serve coordinator", "serve gate", "serve relay", "serve node",
+    "serve coordinator", "serve gate", "serve relay", "serve node", "explain", "doctor",
 ]  # fmt: skip
 Call = Callable[..., tuple[int, str, str]]
 
@@ -39,7 +40,7 @@ Call = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Call]:
     """Run one command in this process: exit status, output, error output."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    for name in machine.THREADS:
         monkeypatch.setenv(name, "1")  # the command sets them; this puts back what was there
     monkeypatch.setenv("COLUMNS", "200")
     before = signal.getsignal(signal.SIGINT)
@@ -300,7 +301,21 @@ def test_bad_input_to_a_process_is_a_numbered_error(call: Call, run: RunDir, tmp
     refused(call(*node, *key, "--url", url, "--invitation", tmp_path / "i"), 204)
     here = JoinURL(host="127.0.0.1", port=9, run=run.manifest().run, key=bytes(32), curve=bytes(32))
     refused(call(*node, *key, "--url", here, "--invitation", tmp_path / "i"), 209)
-    refused(call(*node, *key, "--url", here, "--device", "abacus"), 723)
+    for backend in ("torch", "jax"):
+        error = refused(call(*node, *key, "--url", here, "--backend", backend, "--device", "abacus"), 723)
+        assert f"'abacus' cannot be used by {backend}" in error
+    error = refused(call(*node, *key, "--url", here, "--backend", "abacus"), 740)
+    assert "expected torch or jax, got abacus" in error
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_a_library_that_is_not_installed_is_a_numbered_error(
+    call: Call, run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setitem(sys.modules, backend, None)  # Python then finds no such module
+    url = JoinURL(host="127.0.0.1", port=9, run=run.manifest().run, key=bytes(32), curve=bytes(32))
+    node = ["serve", "node", tmp_path / "node", "--operator", "zoe", "--key", run.key("node-0"), "--url", url]
+    assert f"pip install {backend}" in refused(call(*node, "--backend", backend), 741)
 
 
 def test_bad_input_to_a_keyholder_is_a_numbered_error(call: Call, run: RunDir, tmp_path: Path) -> None:
@@ -339,6 +354,68 @@ def test_a_port_in_use_is_a_numbered_error(run: RunDir) -> None:
         error = refused(outcome(interlock("serve", "coordinator", run.path, "--bind", f"127.0.0.1:{port}")), 701)
     assert f"port {port}" in error
     assert not run.url.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_full_disk_under_a_process_is_a_numbered_error(run: RunDir) -> None:
+    run.folder("coordinator").mkdir()
+    (run.folder("coordinator") / "events.jsonl").symlink_to("/dev/full")
+    _, error = interlock("serve", "coordinator", run.path).communicate(timeout=60)
+    assert "Traceback" not in error
+    assert "E707" in error
+    assert "events.jsonl cannot be written: No space left on device" in error
+    assert not run.url.exists()
+
+
+# Ctrl-C at the n-th call of a Python function since the command began; with 0 it only counts them.
+INTERRUPTED = """
+import atexit, signal, sys
+from interlock.protocols.cli import main
+at, calls = int(sys.argv[1]), 0
+def count(frame, event, argument):
+    global calls
+    calls += event == "call"
+    if calls == at:
+        sys.setprofile(None)
+        signal.raise_signal(signal.SIGINT)
+atexit.register(lambda: print("calls", calls, file=sys.stderr))
+sys.setprofile(count)
+main(sys.argv[2:])
+"""
+PARTS = (0.02, 0.3, 0.7, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_any_time_leaves_a_whole_run_or_none(texts: Path, tmp_path: Path) -> None:
+    def interrupted(at: int, name: str) -> tuple[int, str, RunDir]:
+        new = [
+            "new",
+            str(tmp_path / name),
+            "--local",
+            "--data",
+            str(texts),
+            "--validation-bytes",
+            "5000",
+            "--rows",
+            "1",
+        ]
+        command = [sys.executable, "-c", INTERRUPTED, str(at), *new]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return ran.returncode, ran.stderr, RunDir(tmp_path / name)
+
+    status, said, _ = interrupted(0, "whole")
+    total = int(said.split()[-1])
+    assert (status, total > 10_000) == (0, True)
+    for number, part in enumerate(PARTS):
+        status, said, made = interrupted(int(part * total), f"run{number}")
+        assert status in (0, 130)
+        assert "Traceback" not in said
+        assert ("stopped" in said) == (status == 130)
+        if made.path.exists():
+            assert made.corpus(made.manifest())
+            assert all(Identity.load(path) for path in (made.path / "keys").iterdir())
+        else:
+            assert status == 130
 
 
 @pytest.fixture
@@ -407,3 +484,60 @@ def test_names_are_shown_as_they_are_and_never_obeyed(
     shown = capsys.readouterr().out
     assert "'[/red] :smile: \\xad'" in shown
     assert "waiting: the coordinator" in shown
+
+
+# --- explain ---
+
+
+def test_explain_prints_a_page_and_lists_all(call: Call) -> None:
+    status, out, error = call("explain", "E306")
+    assert (status, error) == (0, "")
+    assert out.startswith("# E306: ")
+    assert call("explain", "306")[1] == out
+    assert json.loads(call("explain", "306", "--json")[1])["page"] == out
+    listed = call("explain")[1].splitlines()
+    rows = [json.loads(row) for row in call("explain", "--json")[1].splitlines()]
+    assert listed == [f"E{row['number']}  {row['title']}" for row in rows]
+    assert "E306  It contradicts what was signed or committed before" in listed
+
+
+def test_explain_of_an_unknown_number_names_those_near_it(call: Call) -> None:
+    assert "expected a number such as 307, 308, 310, got 309" in refused(call("explain", "309"), 742)
+    assert call("explain", "none")[0] == 2
+
+
+# --- doctor ---
+
+
+def test_doctor_finds_a_key_that_others_may_read_in_a_run(call: Call, run: RunDir) -> None:
+    status, out, error = call("doctor", run.path, "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    wrong = [line for line in lines if line["status"] == "error"]
+    assert (status, error, wrong) == (0, "", [])
+    assert {"versions", "answers", "arithmetic", "speed", "machine", "clock", "text", "files", "ports", "reach"} == {
+        line["part"] for line in lines
+    }
+    run.key("node-0").chmod(0o640)
+    status, out, error = call("doctor", run.path)
+    assert status == 1
+    assert f"error   key: {run.key('node-0')} is open to others" in out
+    assert f"Type: chmod 600 {run.key('node-0')}" in out
+    assert error.startswith("error: E743 this machine is not fit for a run: 1 error\nhint: ")
+
+
+def test_doctor_reaches_a_coordinator_by_directory_and_by_url(
+    call: Call, run: RunDir, coordinator: subprocess.Popen[str]
+) -> None:
+    address = run.url.read_text().split("/")[2]
+    for target in (run.path, run.url.read_text()):
+        status, out, error = call("doctor", target, "--json")
+        assert (status, error) == (0, "")
+        reach = [line for line in map(json.loads, out.splitlines()) if line["part"] == "reach"]
+        assert reach[0]["name"] == "coordinator"
+        assert reach[0]["said"].startswith(f"{address}: connected, and it proved its key")
+        assert (len(reach) == 2) == (target != run.path)
+
+
+def test_doctor_of_something_else_than_a_run_is_a_numbered_error(call: Call, tmp_path: Path) -> None:
+    refused(call("doctor", tmp_path / "nothing"), 705)
+    refused(call("doctor", "interlock://nowhere"), 613)

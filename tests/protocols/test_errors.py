@@ -205,7 +205,7 @@ def poison(chosen: Callable[[str], bool]) -> Callable[[str, Any, Any], None]:
         if chosen(name) and isinstance(job, Pass) and job.kind == "train":
             stage: Stage = engine._stage
             with torch.no_grad():
-                for weight, _ in stage._leaves:
+                for weight in stage._leaves.values():
                     weight.fill_(math.nan)
 
     return before

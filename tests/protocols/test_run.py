@@ -14,8 +14,9 @@ from tests.runs import Run, identity, manifest, play, play_zeromq, text
 
 from interlock.kernels import basis, initial, muon
 from interlock.kernels.stage import Stage
+from interlock.kernels.stage_jax import Stage as JaxStage
 from interlock.protocols import corpus
-from interlock.protocols.boundary import Frame
+from interlock.protocols.boundary import Frame, Pass
 from interlock.protocols.change import Prepare
 from interlock.protocols.coordinator import RunEnded
 from interlock.protocols.errors import Failed, InterlockError, Refused
@@ -217,6 +218,34 @@ def test_slow_links_change_no_result() -> None:
         )
 
 
+# -- two libraries -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A run in which one stage has a replica that computes with torch and one that does with JAX."""
+    folder = tmp_path_factory.mktemp("mixed")
+    return World(manifest(stages=2, relays=1), backends={"node0": "jax"}, disclose=folder).run()
+
+
+def test_a_torch_and_a_jax_replica_hold_one_state_after_every_round(mixed: World) -> None:
+    journal = mixed.rows()
+    assert names(journal) == CHANGE + EVALUATION + 3 * ROUND + CHANGE + 2 * ROUND + EVALUATION
+    members = bodies(journal, Changed)[0].members
+    jax = identity("node0").public
+    stage = next(i for i, group in enumerate(members) if jax in group)
+    partner = next(who for who in members[stage] if who != jax)
+    for kind, found in ((Committed, "reports"), (Changed, "prepared")):
+        for body in bodies(journal, kind):
+            states = {report.member: report.state for report in getattr(body, found)}
+            assert states[jax] == states[partner]
+    assert {identity(name).public for name, job, _ in mixed.jobs if isinstance(job, Pass)} >= {jax, partner}
+    kinds = {name: type(engine._stage) for name, engine in mixed.engines.items()}
+    assert kinds == dict.fromkeys(["node0", "node1", "node2", "node3"], Stage) | {"node0": JaxStage}
+
+
+# -- other shapes --------------------------------------------------------------------------------------------------
+
 SWIGLU = Model(width=16, heads=2, layers_per_stage=1, hidden=32, mlp="swiglu", context=16)
 
 
@@ -363,7 +392,9 @@ def plain_run(world: World) -> dict[int, dict[int, float]]:
     return found
 
 
-def test_the_run_learns_what_one_process_learns_without_it(world: World) -> None:
+@pytest.mark.parametrize("name", ["world", "mixed"])
+def test_the_run_learns_what_one_process_learns_without_it(name: str, request: pytest.FixtureRequest) -> None:
+    world: World = request.getfixturevalue(name)
     ours, plain = losses(world.rows()), plain_run(world)
     assert {tick: set(values) for tick, values in ours.items()} == {t: set(v) for t, v in plain.items()}
     for tick, values in plain.items():

@@ -107,6 +107,11 @@ def test_a_text_is_continued_as_the_model_would(world: World, sampling: Sampling
     assert continuation(world, 6, sampling=sampling) == expected(world, PROMPT, 6, sampling)
 
 
+def test_nodes_that_compute_with_jax_continue_a_text_too() -> None:
+    jax = finished(backends={f"node{i}": "jax" for i in range(6)})
+    assert continuation(jax, 6) == expected(jax, PROMPT, 6, GREEDY)
+
+
 def test_a_text_that_outgrows_the_context_goes_on(world: World) -> None:
     before = len([row for row in world.rows() if isinstance(row.body, Answered)])
     assert len(continuation(world, 40)) == 40

@@ -41,12 +41,17 @@ class Sent:
 
 @dataclass
 class World:
-    """A whole run; `change` says what arrives of each message, `before_job` sees each job before its engine does."""
+    """A whole run; `change` says what arrives of each message, `before_job` sees each job before its engine does.
+
+    whole: the text, which must be the manifest's.
+    """
 
     manifest: Manifest
     change: Callable[[Sent], list[Sent]] = lambda sent: [sent]
     before_job: Callable[[str, Engine, Any], None] = lambda name, engine, job: None
     disclose: Path | None = None
+    backends: dict[str, str] = field(default_factory=dict)  # by node, where it is not torch
+    whole: corpus.Corpus = field(default_factory=text)
     rings_max: int = RINGS_MAX
     roles: dict[str, Any] = field(default_factory=dict)
     engines: dict[str, Engine] = field(default_factory=dict)
@@ -58,7 +63,7 @@ class World:
     stopped: dict[str, Exception | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        made, whole = self.manifest, text()
+        made, whole = self.manifest, self.whole
         self._makers: dict[str, Callable[[], Any]] = {}
         self._names: dict[bytes, str] = {}
         self._draws: dict[str, Draws] = {}
@@ -84,7 +89,7 @@ class World:
             )
         for name in [f"node{i}" for i in range(made.stages * made.replicas)]:
             path = None if self.disclose is None else self.disclose / name
-            self.engines[name] = Engine(made, disclose=path)
+            self.engines[name] = Engine(made, backend=self.backends.get(name, "torch"), disclose=path)
             self._add(name, lambda n=name: Node(identity(n), made, operator=n, invitation=invited(n, "node")))
 
     def ask(self, name: str, inquiry: Inquiry, *, number: int = 0) -> None:

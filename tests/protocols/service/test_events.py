@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from interlock.protocols.coordinator import RunEnded
 from interlock.protocols.effects import Event
+from interlock.protocols.errors import Failed
 from interlock.protocols.service.events import EventFile, EventTail, read_events
 
 
@@ -35,3 +39,12 @@ def test_a_line_cut_short_is_read_when_it_is_whole(tmp_path: Path) -> None:
     assert tail.news() == [{"event": "B"}]
     assert tail.news() == []
     assert [event["event"] for event in read_events(tmp_path)] == ["A", "B"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_full_disk_ends_the_process_that_has_something_to_say(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").symlink_to("/dev/full")
+    events = EventFile(tmp_path)
+    with pytest.raises(Failed, match=r"E707 .*events\.jsonl cannot be written: No space left on device"):
+        events(RunEnded(rounds=1))
+    events.close()  # says nothing more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
@@ -20,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from interlock.protocols.canonical import decode, encode
+from interlock.protocols.cli.display import Table
 from interlock.protocols.errors import Failed, Misused
 from interlock.protocols.journal import Row
 from interlock.protocols.service import picture, plain
@@ -79,11 +81,28 @@ def test_a_run_trains_as_one_plain_process_does(ended: RunDir) -> None:
     report = measure(ended)
     assert (report["rounds"], report["epochs"], report["voids"]) == (4, 2, 0)
     assert (report["nodes"], report["gates"], report["relays"]) == (2, 3, 1)
+    assert report["backends"] == {"node-0": "torch", "node-1": "torch"}  # neither has a partner
     assert report["tokens"] == 4 * 2 * 8 * 32
     assert report["val_loss_last"] < report["val_loss_first"]
     assert report["gap_60"] < 1e-3
     assert abs(report["val_loss_last"] - report["plain_val_loss_last"]) < 1e-3
     assert report["boundary_bytes_per_token"] == 2 * 16 * 3  # there and back, 16 numbers of 24 bits
+
+
+def test_one_replica_of_a_stage_computes_with_jax_and_the_report_says_which(tmp_path: Path) -> None:
+    data = tmp_path / "texts"
+    data.mkdir()
+    changed = replace(SMALL, data=texts(data), replicas=2, microbatches=4, rows=4)
+    run, _, _ = found(tmp_path / "run", changed)
+    local = Local(run)
+    expected = {"node-0": "torch", "node-1": "torch", "node-2": "torch", "node-3": "jax"}
+    assert local.backends == expected
+    assert follow(local, lambda news: None)
+    assert any("node-3 (jax)" in shown for _, shown in Table(local)._rows())
+    report = measure(run)
+    assert (report["backends"], report["voids"], report["rounds"]) == (expected, 0, 4)
+    run.report.write_text(json.dumps(report | {"wall_seconds": 1.0}))
+    assert contradictions(run) == []
 
 
 def test_status_and_picture_come_from_the_journal(ended: RunDir) -> None:
@@ -200,9 +219,9 @@ def gone(left: list[int]) -> None:
             os.close(fd)
 
 
-def started(run: RunDir, event: str = "joined") -> subprocess.Popen[str]:
+def started(run: RunDir, event: str = "joined", *options: str) -> subprocess.Popen[str]:
     """`interlock up`, once it has told of an event."""
-    command = [sys.executable, "-m", "interlock.protocols.cli", "up", str(run.path), "--json"]
+    command = [sys.executable, "-m", "interlock.protocols.cli", "up", str(run.path), "--json", *options]
     up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert up.stdout is not None
     while json.loads(up.stdout.readline())["event"] != event:
@@ -226,7 +245,12 @@ def test_a_process_killed_in_the_middle_ends_the_run_by_name_and_leaves_nobody(t
     _, said = up.communicate(timeout=60)
     assert up.returncode == 1
     lines = said.splitlines()
+    assert lines.pop(0) == f"report: {run.report}"
     assert lines[0] == f"error: E708 {name} was killed by signal 9 (Killed); the end of its log:"
+    report = json.loads(run.report.read_text())
+    assert report["failed"].startswith(f"E708 {name} was killed by signal 9")
+    assert measure(run).items() <= report.items()
+    assert (report["rounds"] > 0, report["nodes"]) == (True, 2)  # a stage has one replica: with it, all are lost
     assert lines[-1] == f"hint: Its whole log is {run.folder(name) / 'log.txt'}; everything else was stopped."
     gone(left)
     assert not run.url.exists()
@@ -271,6 +295,58 @@ def test_ctrl_c_on_a_terminal_gives_the_cursor_back_and_leaves_nobody(tmp_path: 
     if signals == 1:
         assert b"stopped after round" in shown
         assert all("stopped by SIGTERM" in path.read_text() for path in run.path.glob("*/log.txt"))
+
+
+def interlock(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "interlock.protocols.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_served_run_answers_who_is_let_in_and_keeps_nothing_of_it(tmp_path: Path) -> None:
+    run = small(tmp_path)
+    up = started(run, "evaluation", "--serve")
+    try:
+        prompt = "seven wonderful foxes"
+        said = interlock("generate", run.path, "--prompt", prompt, "--length", 60, "--seed", 1, "--json")
+        assert said.returncode == 0, said.stderr
+        answer = json.loads(said.stdout)
+        assert (answer["prompt"], answer["bytes"]) == (prompt, 60)
+
+        text = tmp_path / "text.txt"
+        text.write_text("file 3, line 5: 25 foxes\n" * 30)
+        scored = interlock("evaluate", run.path, "--data", text, "--json")
+        assert json.loads(scored.stdout)["bytes"] == len(text.read_text()) - 1, scored.stderr
+        whole = interlock("evaluate", run.path)
+        assert "bits a byte  over 5" in whole.stdout, whole.stderr
+
+        # From elsewhere: the URL, a key and an invitation of its own.
+        key, invitation = tmp_path / "eve.key", tmp_path / "eve.invitation"
+        url = run.url.read_text().strip()
+        who = ["--key", key, "--operator", "eve"]
+        assert interlock("keyholder", "init", key).returncode == 0
+        keyholder = ["--key", run.key("keyholder-ada"), "--role", "asker", "--label", "eve", "--output", invitation]
+        assert interlock("keyholder", "invite", run.path, *keyholder).returncode == 0
+        asked = interlock("generate", url, "--prompt", prompt, "--length", 5, *who, "--invitation", invitation)
+        assert asked.returncode == 0, asked.stderr
+        assert asked.stdout.startswith(prompt)
+        # With the key open elsewhere, and with none.
+        with key.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            assert "E709" in interlock("generate", url, "--prompt", prompt, *who).stderr
+        assert "E728" in interlock("generate", url, "--prompt", prompt).stderr
+        assert "E729" in interlock("generate", run.path, "--prompt", "").stderr
+        assert "E730" in interlock("evaluate", url, *who).stderr
+    finally:
+        left = processes(run)
+        up.send_signal(signal.SIGINT)
+        _, error = up.communicate(timeout=60)
+    assert up.returncode == 0, error
+    gone(left)
+    assert contradictions(run) == []
+    assert measure(run)["sessions"] >= 5
+    assert "E727" in interlock("generate", run.path, "--prompt", prompt).stderr
+    for path in run.path.rglob("*"):
+        assert path.is_dir() or prompt.encode() not in path.read_bytes(), path
 
 
 def test_what_the_commands_print_as_json_is_json(copy: RunDir) -> None:

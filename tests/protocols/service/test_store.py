@@ -88,3 +88,16 @@ def test_a_path_may_hold_what_a_url_may_not(tmp_path: Path) -> None:
     assert [r.number for r in JournalFile(folder / "store.sqlite").news()] == [0]
     store.close()
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+def test_a_full_disk_is_a_numbered_error_and_loses_nothing_that_was_promised(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "store.sqlite")
+    store.put("known", b"first")
+    pages = store._connection.exec_driver_sql("PRAGMA page_count").scalar()
+    store._connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")  # SQLite's own "disk is full"
+    store._connection.commit()
+    with pytest.raises(Failed, match=r"E722 the store .* cannot be used: database or disk is full") as caught:
+        store.put("known", bytes(1 << 20))
+    assert "full" in caught.value.todo
+    assert store.load() == {"known": b"first"}
+    store.close()
