@@ -134,7 +134,8 @@ def make_seat(manifest: Manifest, stage: int) -> Seat:
         lifts=(0,) * 3,
         work=((0, 0, 0),),
     )
-    return Seat(NODES[stage], manifest, Opening(plan=plan, releases=()), TICK_KEY, members, stage)
+    opening = Opening(plan=plan, releases=(make_release(identity("ada"), plan, bytes(32)),))
+    return Seat(NODES[stage], manifest, opening, TICK_KEY, members, stage)
 
 
 def make_keys(stage: int) -> Keys:
@@ -309,18 +310,16 @@ def measure_role(repeats: int = 50) -> float:
     size.
     """
     manifest, who = make_manifest(256, 1, ROWS), identity("relay")
-    plan = make_seat(manifest, 0).plan
+    opening = make_seat(manifest, 0).opening
     relay = Relay(who, manifest, operator="relay", address="", invitation=None)
-    relay.on_message(
-        manifest.coordinator, Opening(plan=plan, releases=(make_release(identity("ada"), plan, bytes(32)),)), ()
-    )
+    relay.on_message(manifest.coordinator, opening, ())
     message, frame = make_frame(manifest, 0, np.zeros((ROWS, CONTEXT, 256), np.float32))
     limits = messages.limits(manifest)
 
     def arriving(message: Frame | Taken, source: Identity, blobs: tuple[Blob, ...]) -> list[Buffer]:
         return pack(message, blobs, run=manifest.run, sender=source, to=who.public, sequence=2**50)
 
-    receipt = Taken(tick=plan.tick, header=message.header.digest, sender=NODES[0].public)
+    receipt = Taken(tick=opening.plan.tick, header=message.header.digest, sender=NODES[0].public)
     arrivals = [
         (NODES[0].public, arriving(message, NODES[0], (frame,))),
         (NODES[1].public, arriving(receipt, NODES[1], ())),

@@ -12,7 +12,7 @@ import pytest
 from tests.protocols.world import World, openings_of, rows_of
 from tests.runs import Run, identity, manifest, play, play_zeromq, text
 
-from interlock.kernels import basis, initial, muon
+from interlock.kernels import basis, initial, mask_pallas, muon
 from interlock.kernels.stage import Stage
 from interlock.kernels.stage_jax import Stage as JaxStage
 from interlock.protocols import corpus
@@ -416,3 +416,18 @@ def test_an_evaluation_smaller_than_its_stage_ends() -> None:
     made = manifest(training=dict(rounds=1, epoch_rounds=1, rows=200, decay=0))
     (measured, *_) = bodies(World(made).run().rows(), Measured)
     assert sorted(len(measurement.losses) for measurement in measured.measurements) == [0, 1]
+
+
+def test_a_run_whose_values_stay_on_the_device_sends_the_same_frames() -> None:
+    made = manifest(training=dict(rounds=1, epoch_rounds=1, decay=0))
+    nodes = {f"node{i}": "jax" for i in range(made.stages * made.replicas)}
+
+    def frames(world: World) -> list[bytes]:
+        return [bytes(sent.blobs[0].data) for sent in world.run().all_sent(Frame)]
+
+    host, device = World(made, backends=nodes), World(made, backends=nodes)
+    for engine in device.engines.values():
+        engine._boundary = mask_pallas  # as on a device that is not the CPU
+    expected = frames(host)
+    assert len(expected) > 20
+    assert frames(device) == expected
