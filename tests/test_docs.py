@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n", re.MULTILINE)
@@ -178,14 +178,17 @@ def anchors(page: str) -> set[str]:
 
 
 def broken_links(page: Path, text: str) -> list[str]:
-    """The links of a page that lead nowhere; those to other sites are not followed."""
+    """The links of a page that lead nowhere; those to other sites are not followed.
+
+    A link through a symbolic link is one, too: sites that show a repository do not follow these.
+    """
     found = []
     for link in LINK.findall(text):
         path, _, anchor = link.partition("#")
-        target = page if not path else page.parent / path
+        target = page if not path else Path(os.path.normpath(page.parent / path))
         if "://" in link:
             continue
-        if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
+        if not target.exists() or target.resolve() != target or (anchor and anchor not in anchors(target.read_text())):
             found.append(link)
     return found
 
@@ -201,8 +204,10 @@ def test_every_door_is_on_the_first_page() -> None:
 
 
 def test_broken_links_are_found() -> None:
-    text = "[a](no.md) [b](README.md) [c](#none) [d](https://example.org/x) [e](README.md#none)"
-    assert broken_links(ROOT / "README.md", text) == ["no.md", "#none", "README.md#none"]
+    text = (
+        "[a](no.md) [b](README.md) [c](#none) [d](https://example.org/x) [e](README.md#none) [f](docs/errors/E101.md)"
+    )
+    assert broken_links(ROOT / "README.md", text) == ["no.md", "#none", "README.md#none", "docs/errors/E101.md"]
 
 
 def test_masks_hide_only_keys_and_numbers() -> None:
