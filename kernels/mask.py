@@ -14,7 +14,8 @@ A frame and a keystream have one layout, made of little-endian planes:
     width 32   n 32-bit words
 
 (Three-byte words would have to be taken apart byte by byte.) `mask_torch` and `mask_jax` compute the same on
-tensors; tests/vectors/mask.json fixes all of it.
+tensors, `mask_triton` and `mask_pallas` on GPUs in one pass with encoding and decoding; tests/vectors/mask.json fixes
+all of it.
 """
 
 from __future__ import annotations

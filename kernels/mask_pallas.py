@@ -1,12 +1,12 @@
 """The boundary in one pass in JAX: float values to a masked frame, and a frame to float values.
 
-    keystream = Keystream(key, values.size, width=24)  # while the device computes the values
-    frame, clamped = depart(values, keystream, fraction=12)
-    values = arrive(frame, keystream, shape=(rows, columns), fraction=12)  # on the other side, with its own keystream
+    stream = Keystream(key, values.size, width=24)  # while the device computes the values
+    frame, clamped = depart(values, stream, fraction=12)
+    values = arrive(frame, stream, shape=(rows, columns), fraction=12)  # on the other side, with its own stream
 
 What `mask_triton` is for torch: names, arguments and errors are those of its functions. The kernels read and write a
-frame's planes, which lie apart on the device and together on the host. On a CPU they run in Pallas's interpreter, which
-is compiled, too.
+frame's planes, which lie apart on the device and together on the host. They are written for GPUs; on a CPU Pallas
+interprets them, a thousand times slower than numpy, to show that the arithmetic is right.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Keystream:
 
     def __init__(self, key: bytes, count: int, *, width: int, device: jax.Device | None = None) -> None:
         self.count, self.width = count, width
-        stream = keystream(key, frame_bytes(count, width))
+        words = keystream(key, frame_bytes(count, width))
         device = jax.local_devices()[0] if device is None else device
-        self._words: list[jax.Array] | None = jax.device_put(planes(stream, count, width), device)
+        self._words: list[jax.Array] | None = jax.device_put(planes(words, count, width), device)
 
     def _take(self) -> list[jax.Array]:
         words, self._words = self._words, None
@@ -56,12 +56,12 @@ class Keystream:
         return words
 
 
-def depart(values: jax.Array, keystream: Keystream, *, fraction: int, exponent: int = 0) -> tuple[Bytes, int]:
+def depart(values: jax.Array, stream: Keystream, *, fraction: int, exponent: int = 0) -> tuple[Bytes, int]:
     """Round values to fixed point, half to even, clamp what does not fit, and mask: a frame for the wire.
 
     Args:
         values: float32, float16 or bfloat16, any shape, read in C order.
-        keystream: of as many integers, on the values' device.
+        stream: keystream of as many integers, on the values' device.
         fraction: bits after the point.
         exponent: the values' common power of two.
 
@@ -72,12 +72,12 @@ def depart(values: jax.Array, keystream: Keystream, *, fraction: int, exponent: 
         NonFinite: a value is NaN or infinite.
         OutOfRange: dtype, count or device do not fit, or `fraction - exponent` is outside what the format holds.
     """
-    places, count, width = shift(fraction, exponent), keystream.count, keystream.width
+    places, count, width = shift(fraction, exponent), stream.count, stream.width
     if values.dtype not in (jnp.float32, jnp.float16, jnp.bfloat16):
         raise OutOfRange(f"values to encode: expected float32, float16 or bfloat16, got {values.dtype}")
     if values.size != count:
         raise OutOfRange(f"values to mask: expected the keystream's {count}, got {values.size}")
-    words = keystream._take()
+    words = stream._take()
     if words[0].devices() != values.devices():
         raise OutOfRange(
             f"device of the values: expected the keystream's, {words[0].devices()}, got {values.devices()}"
@@ -94,14 +94,12 @@ def depart(values: jax.Array, keystream: Keystream, *, fraction: int, exponent: 
     return frame, int(beyond.sum())
 
 
-def arrive(
-    frame: Buffer, keystream: Keystream, *, shape: tuple[int, ...], fraction: int, exponent: int = 0
-) -> jax.Array:
+def arrive(frame: Buffer, stream: Keystream, *, shape: tuple[int, ...], fraction: int, exponent: int = 0) -> jax.Array:
     """Take the mask off a frame and decode it: what the bridge reads, without a wait for the device.
 
     Args:
         frame: bytes on the host.
-        keystream: of as many integers; its device gets the values.
+        stream: keystream of as many integers; its device gets the values.
         shape: of the values.
         fraction: bits after the point.
         exponent: the values' common power of two.
@@ -113,11 +111,11 @@ def arrive(
         OutOfRange: the frame's length or the shape do not fit, or `fraction - exponent` is outside what the format
             holds.
     """
-    places, count, width = shift(fraction, exponent), keystream.count, keystream.width
+    places, count, width = shift(fraction, exponent), stream.count, stream.width
     arriving = planes(frame, count, width)
     if math.prod(shape) != count:
         raise OutOfRange(f"shape of the values: expected the keystream's {count} elements, got {shape}")
-    words = keystream._take()
+    words = stream._take()
     (device,) = words[0].devices()
     # A copy: transfer and computation go on after the return, and until then the caller's memory may change.
     arriving = jax.device_put([plane.copy() for plane in arriving], device)

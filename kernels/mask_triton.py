@@ -1,8 +1,8 @@
 """The boundary in one pass on a CUDA device: float values to a masked frame, and a frame to float values.
 
-    keystream = Keystream(key, values.numel(), width=24, device="cuda")  # while the device computes the values
-    frame, clamped = depart(values, keystream, fraction=12)
-    values = arrive(frame, keystream, shape=(rows, columns), fraction=12)  # on the other side, with its own keystream
+    stream = Keystream(key, values.numel(), width=24, device="cuda")  # while the device computes the values
+    frame, clamped = depart(values, stream, fraction=12)
+    values = arrive(frame, stream, shape=(rows, columns), fraction=12)  # on the other side, with its own stream
 
 `depart` is `fixed.encode` and `mask.mask` fused: each value is read once, and what leaves the device is the frame.
 `arrive` is `mask.unmask` and `fixed.decode`. Integers, frames and errors are those of the functions that they fuse, so
@@ -57,12 +57,12 @@ class Keystream:
         return copy
 
 
-def depart(values: Tensor, keystream: Keystream, *, fraction: int, exponent: int = 0) -> tuple[Bytes, int]:
+def depart(values: Tensor, stream: Keystream, *, fraction: int, exponent: int = 0) -> tuple[Bytes, int]:
     """Round values to fixed point, half to even, clamp what does not fit, and mask: a frame for the wire.
 
     Args:
         values: float32, float16 or bfloat16, any shape, read in C order.
-        keystream: of as many integers, on the values' device.
+        stream: keystream of as many integers, on the values' device.
         fraction: bits after the point.
         exponent: the values' common power of two.
 
@@ -73,12 +73,12 @@ def depart(values: Tensor, keystream: Keystream, *, fraction: int, exponent: int
         NonFinite: a value is NaN or infinite.
         OutOfRange: dtype, count or device do not fit, or `fraction - exponent` is outside what the format holds.
     """
-    places, count, width = shift(fraction, exponent), keystream.count, keystream.width
+    places, count, width = shift(fraction, exponent), stream.count, stream.width
     if values.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise OutOfRange(f"values to encode: expected float32, float16 or bfloat16, got {values.dtype}")
     if values.numel() != count:
         raise OutOfRange(f"values to mask: expected the keystream's {count}, got {values.numel()}")
-    words = keystream._take().wait()
+    words = stream._take().wait()
     if words.device != values.device:
         raise OutOfRange(f"device of the values: expected the keystream's, {words.device}, got {values.device}")
     departing = torch.empty(_HEAD + words.numel(), dtype=torch.uint8, device=values.device)
@@ -96,12 +96,12 @@ def depart(values: Tensor, keystream: Keystream, *, fraction: int, exponent: int
     return arrived[_HEAD:], clamped
 
 
-def arrive(frame: Buffer, keystream: Keystream, *, shape: tuple[int, ...], fraction: int, exponent: int = 0) -> Tensor:
+def arrive(frame: Buffer, stream: Keystream, *, shape: tuple[int, ...], fraction: int, exponent: int = 0) -> Tensor:
     """Take the mask off a frame and decode it: what the bridge reads, without a wait for the device.
 
     Args:
         frame: bytes on the host.
-        keystream: of as many integers; its device gets the values.
+        stream: keystream of as many integers; its device gets the values.
         shape: of the values.
         fraction: bits after the point.
         exponent: the values' common power of two.
@@ -113,11 +113,11 @@ def arrive(frame: Buffer, keystream: Keystream, *, shape: tuple[int, ...], fract
         OutOfRange: the frame's length or the shape do not fit, or `fraction - exponent` is outside what the format
             holds.
     """
-    places, count, width = shift(fraction, exponent), keystream.count, keystream.width
+    places, count, width = shift(fraction, exponent), stream.count, stream.width
     planes(frame, count, width)  # raises unless the length fits
     if math.prod(shape) != count:
         raise OutOfRange(f"shape of the values: expected the keystream's {count} elements, got {shape}")
-    words = keystream._take().wait()
+    words = stream._take().wait()
     arriving = _Copy(frame, words.device)
     values = torch.empty(shape, dtype=torch.float32, device=words.device)
     if count:

@@ -47,13 +47,13 @@ class Loss:
 class Forward:
     """What one forward gave, and what its backward needs.
 
-    output: float32 (B, T, d) in this stage's basis; None on the last stage.
+    output: float32 (B, T, d) in this stage's basis, where the stage leaves its values; None on the last stage.
     loss: on the last stage only.
 
     Activations are freed by the backward, or with this object.
     """
 
-    output: Float32 | None
+    output: Any
     loss: Loss | None
     _kept: Any  # the library's own; None after the backward, and for an evaluation
     _load: int  # which weights it was made with
@@ -81,15 +81,17 @@ class Passes(ABC):
         shape: sizes, and whether the stage is first or last.
         context: most tokens in a row.
         device: where the arithmetic runs, as the library names it.
+        host: streams and gradients that leave are NumPy arrays; if False they are the library's, on the device, and
+            those that come in may be, too. Losses, logits and sums of gradients are always NumPy arrays.
 
     Source: rotary pairs: Su et al., "RoFormer", 2021, section 3.2.2 (pairs are neighbours, base 10,000);
     squared ReLU: So et al., "Primer", 2021; SwiGLU: Shazeer, "GLU Variants Improve Transformer", 2020.
     """
 
-    def __init__(self, shape: StageShape, *, context: int = 1024, device: str = "cpu") -> None:
+    def __init__(self, shape: StageShape, *, context: int = 1024, device: str = "cpu", host: bool = True) -> None:
         if context < 1:
             raise OutOfRange(f"context must be positive, not {context}")
-        self.shape, self.context, self.device = shape, context, device
+        self.shape, self.context, self.device, self.host = shape, context, device, host
         self._names = leaf_names(shape)
         self._loads = 0
         self._make({leaf: _leaf_size(shape, names) for leaf, names in self._names.items()})
@@ -137,9 +139,7 @@ class Passes(ABC):
         self._verify_targets(inputs, targets)
         return self._given(self._evaluate(inputs, targets), None)
 
-    def backward(
-        self, forward: Forward, output_gradient: Float32 | None = None, *, scale: float = 1.0
-    ) -> Float32 | None:
+    def backward(self, forward: Forward, output_gradient: Any = None, *, scale: float = 1.0) -> Any:
         """Add the weight gradients of one forward and give the gradient of its inputs, once.
 
         Args:
@@ -161,9 +161,9 @@ class Passes(ABC):
                 raise OutOfRange("the last stage starts from its loss and takes no gradient")
         else:
             assert forward.output is not None
-            expected = forward.output.shape
-            if output_gradient is None or output_gradient.shape != expected:
-                found = None if output_gradient is None else output_gradient.shape
+            expected = tuple(forward.output.shape)
+            found = None if output_gradient is None else tuple(output_gradient.shape)
+            if output_gradient is None or found != expected:
                 raise OutOfRange(f"output gradient: expected shape {expected}, got {found}")
         forward._kept = None
         return self._backward(kept, float(scale) if output_gradient is None else output_gradient)
@@ -191,7 +191,7 @@ class Passes(ABC):
             raise OutOfRange(f"a cache of {rows} rows and {context} tokens; the stage has {self.context}")
         return self._cache(rows, context)
 
-    def decode(self, inputs: Tokens | Float32, cache: Cache) -> Float32:
+    def decode(self, inputs: Tokens | Float32, cache: Cache) -> Any:
         """Append tokens to the cached texts and give their outputs: equal to a forward over the whole text.
 
         Args:
@@ -234,6 +234,11 @@ class Passes(ABC):
             if piece.size:
                 self.decode(piece, cache)
 
+    @property
+    @abstractmethod
+    def where(self) -> Any:
+        """The device, as the library's own object."""
+
     # -- what a library does ------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -245,15 +250,15 @@ class Passes(ABC):
         """Put leaves and bridge, arrays that nobody else has, onto the device."""
 
     @abstractmethod
-    def _forward(self, inputs: Tokens | Float32, targets: Tokens | None) -> tuple[Float32, Any]:
+    def _forward(self, inputs: Tokens | Float32, targets: Tokens | None) -> tuple[Any, Any]:
         """The stream behind the layers, or the last stage's losses (B, T); and what backward needs."""
 
     @abstractmethod
-    def _evaluate(self, inputs: Tokens | Float32, targets: Tokens | None) -> Float32:
+    def _evaluate(self, inputs: Tokens | Float32, targets: Tokens | None) -> Any:
         """As `_forward`, and nothing is kept."""
 
     @abstractmethod
-    def _backward(self, kept: Any, start: Float32 | float) -> Float32 | None:
+    def _backward(self, kept: Any, start: Any) -> Any:
         """Add to the gradients. `start`: of the output, or what the sum of the losses is multiplied with."""
 
     @abstractmethod
@@ -265,14 +270,14 @@ class Passes(ABC):
         """An empty cache."""
 
     @abstractmethod
-    def _decode(self, inputs: Tokens | Float32, cache: Cache) -> Float32:
+    def _decode(self, inputs: Tokens | Float32, cache: Cache) -> Any:
         """Outputs of the new tokens, whose keys and values go into the cache behind its `length`."""
 
     # -- checks -------------------------------------------------------------------------------------------------
 
     def _verify(self, inputs: Tokens | Float32) -> None:
         first, d = self.shape.first, self.shape.width
-        if inputs.ndim != (2 if first else 3) or not (first or inputs.shape[2] == d) or inputs.size == 0:
+        if inputs.ndim != (2 if first else 3) or not (first or inputs.shape[2] == d) or 0 in inputs.shape:
             raise OutOfRange(f"inputs of shape {inputs.shape} do not fit {self.shape}")
         if inputs.shape[1] > self.context:
             raise OutOfRange(f"{inputs.shape[1]} tokens in a row, but the context is {self.context}")
@@ -288,7 +293,7 @@ class Passes(ABC):
             raise OutOfRange("the last stage needs one target for every token")
         _verify_tokens(targets)
 
-    def _given(self, result: Float32, kept: Any) -> Forward:
+    def _given(self, result: Any, kept: Any) -> Forward:
         if not self.shape.last:
             return Forward(result, None, kept, self._loads)
         nats = float(result.sum(dtype=np.float64))

@@ -33,28 +33,33 @@ class Stage(Passes):
         if self._bridge is not None and bridge is not None:
             self._bridge.copy_(torch.from_numpy(bridge))
 
-    def _forward(self, inputs: Tokens | Float32, targets: Tokens | None) -> tuple[Float32, Any]:
+    def _forward(self, inputs: Tokens | Float32, targets: Tokens | None) -> tuple[Any, Any]:
         start = self._put(inputs)
         if not self.shape.first:
             start.requires_grad_()
         result = self._run(start, targets)
-        return _numpy(result), (result, start)
+        return self._give(result), (result, start)
 
     @torch.no_grad()
-    def _evaluate(self, inputs: Tokens | Float32, targets: Tokens | None) -> Float32:
-        return _numpy(self._run(self._put(inputs), targets))
+    def _evaluate(self, inputs: Tokens | Float32, targets: Tokens | None) -> Any:
+        return self._give(self._run(self._put(inputs), targets))
 
-    def _backward(self, kept: Any, start: Float32 | float) -> Float32 | None:
+    def _backward(self, kept: Any, start: Any) -> Any:
         result, inputs = kept
         if isinstance(start, float):
             result.backward(torch.full_like(result, start))
         else:
-            result.backward(torch.tensor(start, dtype=torch.float32, device=self._device))
-        return None if self.shape.first else _numpy(inputs.grad)
+            result.backward(self._put(start))
+        return None if self.shape.first else self._give(inputs.grad, leaves=True)
 
     def _totals(self) -> Mapping[str, Float32]:
         leaves = self._leaves.items()
         return {leaf: _numpy(torch.zeros_like(w) if w.grad is None else w.grad) for leaf, w in leaves}
+
+    @property
+    def where(self) -> torch.device:
+        """The device."""
+        return self._device
 
     def clear(self) -> None:
         """Forget the gradients."""
@@ -67,12 +72,19 @@ class Stage(Passes):
         return Cache(rows, context, keys, values)
 
     @torch.no_grad()
-    def _decode(self, inputs: Tokens | Float32, cache: Cache) -> Float32:
+    def _decode(self, inputs: Tokens | Float32, cache: Cache) -> Any:
         stream = self._stream(self._put(inputs), cache)
-        return _numpy(self._logits(stream) if self.shape.last else stream)
+        return _numpy(self._logits(stream)) if self.shape.last else self._give(stream)
 
-    def _put(self, inputs: npt.NDArray[Any]) -> Tensor:
+    def _give(self, result: Tensor, *, leaves: bool = False) -> Any:
+        """What leaves: the last stage's losses on the host, all else where it is wanted."""
+        stays = not self.host and (leaves or not self.shape.last)
+        return result.detach() if stays else _numpy(result)
+
+    def _put(self, inputs: npt.NDArray[Any] | Tensor) -> Tensor:
         """A copy on the device, so that no graph sees later changes."""
+        if isinstance(inputs, Tensor):
+            return inputs.detach().to(self._device, copy=True)
         dtype = torch.int64 if inputs.ndim == 2 else torch.float32
         return torch.tensor(inputs, dtype=dtype, device=self._device)
 

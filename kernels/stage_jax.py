@@ -53,20 +53,21 @@ class Stage(Passes):
         self._leaves = {leaf: self._put(weight) for leaf, weight in leaves.items()}
         self._bridge = None if bridge is None else self._put(bridge)
 
-    def _forward(self, inputs: Tokens | Float32, targets: Tokens | None) -> tuple[Float32, Any]:
+    def _forward(self, inputs: Tokens | Float32, targets: Tokens | None) -> tuple[Any, Any]:
         result, pull = _forward(self.shape, self._leaves, *self._arguments(inputs, targets))
-        return np.asarray(result), (pull, result.shape)
+        return self._give(result), (pull, result.shape)
 
-    def _evaluate(self, inputs: Tokens | Float32, targets: Tokens | None) -> Float32:
-        return np.asarray(_result(self.shape, self._leaves, *self._arguments(inputs, targets)))
+    def _evaluate(self, inputs: Tokens | Float32, targets: Tokens | None) -> Any:
+        return self._give(_result(self.shape, self._leaves, *self._arguments(inputs, targets)))
 
     def _arguments(self, inputs: Tokens | Float32, targets: Tokens | None) -> tuple[Any, ...]:
         return self._put(inputs), None if targets is None else self._put(targets), self._bridge, self._turns
 
-    def _backward(self, kept: Any, start: Float32 | float) -> Float32 | None:
+    def _backward(self, kept: Any, start: Any) -> Any:
         pull, shape = kept
-        self._sums, gradient = _backward(pull, self._put(np.broadcast_to(start, shape)), self._gathered())
-        return None if gradient is None else np.asarray(gradient)
+        given = np.full(shape, start, np.float32) if isinstance(start, float) else start
+        self._sums, gradient = _backward(pull, self._put(given), self._gathered())
+        return None if gradient is None else self._give(gradient, leaves=True)
 
     def _totals(self) -> Mapping[str, Float32]:
         return {leaf: np.asarray(total) for leaf, total in self._gathered().items()}
@@ -77,6 +78,11 @@ class Stage(Passes):
     def _zeros(self) -> Leaves:
         return {leaf: self._put(np.zeros(size)) for leaf, size in self._sizes.items()}
 
+    @property
+    def where(self) -> Any:
+        """The device."""
+        return self._device
+
     def clear(self) -> None:
         """Forget the gradients."""
         self._sums = None
@@ -86,7 +92,7 @@ class Stage(Passes):
         size = (self.shape.layers, rows, self.context, self.shape.heads, self.shape.width // self.shape.heads)
         return Cache(rows, context, self._put(np.zeros(size)), self._put(np.zeros(size)))
 
-    def _decode(self, inputs: Tokens | Float32, cache: Cache) -> Float32:
+    def _decode(self, inputs: Tokens | Float32, cache: Cache) -> Any:
         found = []
         for piece in _pieces(inputs.shape[1]):
             past = np.int32(cache.length + piece.start)
@@ -94,11 +100,19 @@ class Stage(Passes):
             result, cache.keys, cache.values = _decode(
                 self.shape, self._leaves, start, self._bridge, self._turns, cache.keys, cache.values, past
             )
-            found.append(np.asarray(result))
-        return np.concatenate(found, axis=1)
+            found.append(self._give(result))
+        if len(found) == 1:
+            return found[0]
+        return np.concatenate(found, axis=1) if self.host or self.shape.last else jnp.concatenate(found, axis=1)
 
-    def _put(self, values: npt.NDArray[Any]) -> Array:
-        """A copy on the device, so that no program sees later changes."""
+    def _give(self, result: Array, *, leaves: bool = False) -> Any:
+        """What leaves: the last stage's losses and logits on the host, all else where it is wanted."""
+        return result if not self.host and (leaves or not self.shape.last) else np.asarray(result)
+
+    def _put(self, values: npt.NDArray[Any] | Array) -> Array:
+        """On the device; what comes from the host as a copy, so that no program sees later changes."""
+        if isinstance(values, Array):
+            return jax.device_put(values, self._device)  # type: ignore[no-any-return]
         dtype = np.int32 if values.dtype.kind in "iu" else np.float32
         found: Array = jax.device_put(np.array(values, dtype), self._device)
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from typing import Any
 
 from interlock.kernels.passes import Passes
 from interlock.kernels.state import StageShape
@@ -43,6 +44,24 @@ def _stage(backend: str) -> type[Passes]:
     from interlock.kernels import stage
 
     return stage.Stage
+
+
+def boundary_of(backend: str, *, device: str = "cpu") -> Any:
+    """The module that takes values to frames and back where a library computes (`kernels.mask_host` has the names).
+
+    On a CUDA device torch needs the extra `gpu` for it; without, values go over the host.
+    """
+    if backend == "jax" and device.partition(":")[0] != "cpu":
+        from interlock.kernels import mask_pallas
+
+        return mask_pallas
+    if backend == "torch" and device.startswith("cuda") and importlib.util.find_spec("triton") is not None:
+        from interlock.kernels import mask_triton
+
+        return mask_triton
+    from interlock.kernels import mask_host
+
+    return mask_host
 
 
 def importable(library: str) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from interlock.kernels import basis, fixed, initial, mask, muon, sample
+from interlock.kernels import basis, fixed, initial, mask_host, muon, sample
 from interlock.kernels.errors import KernelError, NonFinite, Overflow
 from interlock.kernels.passes import Cache, Forward, Passes
 from interlock.kernels.state import Int32, StageState
@@ -34,7 +34,7 @@ from ..manifest import Manifest
 from ..node import Adopt
 from ..round import Step, Stepped, Sum, Summed, seal_context
 from ..session import Extend, Extended, Forget
-from .backends import stage_of
+from .backends import boundary_of, stage_of
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -59,6 +59,7 @@ class Engine:
     ) -> None:
         self._manifest, self._device, self._disclose = manifest, device, disclose
         self._make_stage = stage_of(backend, device=device)
+        self._boundary: Any = boundary_of(backend, device=device)
         self._stage: Passes | None = None
         self._states: dict[int, StageState] = {}
         self._base: StageState | None = None
@@ -171,27 +172,34 @@ class Engine:
         keyed = unit.keyed(crossing.tick_key)
         crossing.pair.verify_check(keyed, header.tau, header.check)
         key = crossing.pair.mask_key(keyed, header.tau)
-        integers = mask.unmask(frame, key, count=math.prod(header.shape), width=unit.width)
+        stream = self._keystream(key, math.prod(header.shape), unit.width)
         read = digest("interlock/arrived", keyed, header.tau, header.frame)
-        values = fixed.decode(integers, fraction=unit.fraction, exponent=unit.exponent).reshape(header.shape)
+        values = self._boundary.arrive(
+            frame, stream, shape=header.shape, fraction=unit.fraction, exponent=unit.exponent
+        )
         self._masking_s += time.thread_time() - start
         return values, read
 
-    def _depart(self, group: GroupKey, out: Crossing, values: Float32, read: bytes) -> Departure:
+    def _keystream(self, key: bytes, count: int, width: int) -> Any:
+        where = None if self._stage is None else self._stage.where
+        return self._boundary.Keystream(key, count, width=width, device=where)
+
+    def _depart(self, group: GroupKey, out: Crossing, values: Any, read: bytes) -> Departure:
         """Encode and mask what leaves."""
         start = time.thread_time()
         unit = out.unit
-        encoded = fixed.encode(values, width=unit.width, fraction=unit.fraction, exponent=unit.exponent)
-        if encoded.clamped and unit.direction == "backward":
-            largest = math.frexp(float(np.max(np.abs(values))))[1]
-            missing = largest + unit.fraction - unit.exponent - (unit.width - 1)
-            what = f"{encoded.clamped} gradients at boundary {unit.boundary} do not fit their exponent"
-            raise Overflowed(402, what, bits=max(1, missing))
         if unit.kind in ("evaluate", "session"):  # never compared, so that the output may separate masks too
-            read = hashlib.sha256(read + hashlib.sha256(np.ascontiguousarray(encoded.integers).data).digest()).digest()
+            encoded = fixed.encode(_on_host(values), width=unit.width, fraction=unit.fraction, exponent=unit.exponent)
+            read = hashlib.sha256(read + hashlib.sha256(encoded.integers.data).digest()).digest()
         keyed = unit.keyed(out.tick_key)
         tau = group.tau(keyed, self._state_digest, read)
-        frame = mask.mask(encoded.integers, out.pair.mask_key(keyed, tau), width=unit.width)
+        stream = self._keystream(out.pair.mask_key(keyed, tau), math.prod(values.shape), unit.width)
+        frame, clamped = self._boundary.depart(values, stream, fraction=unit.fraction, exponent=unit.exponent)
+        if clamped and unit.direction == "backward":
+            largest = math.frexp(float(abs(values).max()))[1]
+            missing = largest + unit.fraction - unit.exponent - (unit.width - 1)
+            what = f"{clamped} gradients at boundary {unit.boundary} do not fit their exponent"
+            raise Overflowed(402, what, bits=max(1, missing))
         departure = Departure(
             unit=unit,
             shape=(values.shape[0], values.shape[1], values.shape[2]),
@@ -199,7 +207,7 @@ class Engine:
             check=out.pair.check(keyed, tau),
             digest=hashlib.sha256(frame.data).digest(),
             frame=Blob(frame.data),
-            clamped=encoded.clamped,
+            clamped=clamped,
         )
         self._masking_s += time.thread_time() - start
         return departure
@@ -359,7 +367,8 @@ class Engine:
                 state = initial.initial_state(shape, seed, bridge=bridge)
                 seed_shown = salted(job.group.salt(job.run, job.tick, "seed"), seed)
                 context = self._manifest.model.context
-                self._stage = self._make_stage(shape, context=context, device=self._device)
+                host = self._boundary is mask_host
+                self._stage = self._make_stage(shape, context=context, device=self._device, host=host)
                 self._stage.warm(self._manifest.training.rows, context)
                 if self._disclose is not None:
                     self._write_disclosure(job, seed)
@@ -389,3 +398,9 @@ class Engine:
         descriptor = os.open(self._disclose, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
+
+
+def _on_host(values: Any) -> Float32:
+    """NumPy's view or copy of values wherever they are."""
+    host: Float32 = np.asarray(values.cpu() if hasattr(values, "cpu") else values)
+    return host

@@ -153,8 +153,8 @@ def make_frame(manifest: Manifest, stage: int, values: fixed.Float32) -> tuple[F
     job = passing._job(0, "forward" if stage == 0 else "backward", None, None)
     assert job.out is not None
     passing._forward_parent[0] = bytes(32)
-    departure = Engine(manifest)._depart(job, job.out, values, bytes(32))
-    send = passing._depart(departure, () if stage == 0 else (bytes(32), bytes(32)), job)[0]
+    departure = Engine(manifest)._depart(job.group, job.out, values, bytes(32))
+    send = passing._depart(departure, () if stage == 0 else (bytes(32), bytes(32)))[0]
     assert isinstance(send, Send) and isinstance(send.message, Frame)
     return send.message, send.blobs[0]
 
