@@ -218,7 +218,7 @@ class Coordinator:
         if record.identity != source:
             raise Refused(205, "a join for another identity", expected=source.hex()[:12])
         known = self._ledger.joins.get(source)
-        if known == join:
+        if known is not None and known.record == record:  # it may have kept its key and not its invitation
             return [welcome] if record.role == "gate" else [welcome, Send(source, self._roster())]
         if known is not None:
             raise Refused(209, f"{record.operator} joined before with another record")

@@ -111,7 +111,7 @@ class Committee(Plain, frozen=True, array_like=True, kw_only=True):
             f"{n} keyholders: {names}",
             f"going on needs {self.release} of {n} gates for every tick",
             f"any {n - self.release + 1} keyholders stop the run by doing nothing",
-            f"any {self.halt} stop it at once by a signed order; {self.resume} are needed to resume",
+            f"orders, which this version does not have yet: {self.halt} will halt it at once, {self.resume} resume",
             f"the run survives the loss of {n - self.release} gates, and {self.lying} lying ones cannot fork it",
         ]
 

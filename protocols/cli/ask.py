@@ -26,7 +26,7 @@ class Who:
     """Who asks."""
 
     key: Annotated[Path | None, "Key file of whoever asks. Default: that of a run made with --local."] = None
-    invitation: Annotated[Path | None, "Invitation with --role asker by a keyholder; the same one each time."] = None
+    invitation: Annotated[Path | None, "Invitation with --role asker by a keyholder; needed the first time."] = None
     operator: Annotated[str, "Who asks: a name that everyone in the run sees."] = "asker"
 
 

@@ -329,6 +329,8 @@ def test_a_served_run_answers_who_is_let_in_and_keeps_nothing_of_it(tmp_path: Pa
         asked = interlock("generate", url, "--prompt", prompt, "--length", 5, *who, "--invitation", invitation)
         assert asked.returncode == 0, asked.stderr
         assert asked.stdout.startswith(prompt)
+        again = interlock("generate", url, "--prompt", prompt, "--length", 5, *who)  # it is known by now
+        assert again.returncode == 0, again.stderr
         # With the key open elsewhere, and with none.
         with key.open() as held:
             fcntl.flock(held, fcntl.LOCK_EX)
