@@ -11,13 +11,14 @@ from typing import Protocol
 from interlock.vault import GroupKey, Identity, Secret, VaultError, open_sealed, prf, seal, seal_to
 
 from .answering import SEALED_KEY_BYTES
+from .belonging import Belonging
 from .boundary import Here
 from .canonical import decode, digest, encode
 from .change import BoxOffer, Offers, verify_offer
-from .effects import Announce, Blob, Connect, Draw, Effects, Event, Send, Stop
+from .effects import Announce, Blob, Draw, Effects, Event, Send, Stop
 from .errors import Failed, Refused
 from .manifest import Manifest
-from .members import Invitation, Join, Roster, Welcome, make_record, verify_join
+from .members import Invitation, Join, Roster, Welcome, make_record
 from .release import Opening, Plan, Ready, verify_opening
 from .round import Sealed, make_sealed, seal_context, verify_sealed
 from .session import Ask, Byte, Over, Question, Queued, Scored, readers, replica, share
@@ -70,10 +71,8 @@ class Asker:
         number: int = 0,
     ) -> None:
         self._identity, self._manifest, self._inquiry = identity, manifest, inquiry
-        self._join = Join(record=make_record(identity, "asker", operator), invitation=invitation)
-        self._welcomed = False
-        self._relays: set[bytes] = set()
-        self._reached: set[bytes] = set()
+        record = make_record(identity, "asker", operator)
+        self._belonging = Belonging(manifest, Join(record=record, invitation=invitation))
         self._watch = Watch()
         self._number = number  # of the session that we ask for: never one that was asked before
         self._ask: Ask | None = None
@@ -106,11 +105,11 @@ class Asker:
         if name != "look":
             return []
         quiet, again = self._watch.look()
-        if not self._welcomed or len(self._relays) < self._manifest.relays:
-            return [Send(self._manifest.coordinator, self._join), again]
+        if not self._belonging.known:
+            return [self._belonging.ask(), again]
         effects: Effects = [again]
         if quiet:
-            effects += [Send(relay, self._here()) for relay in sorted(self._relays)]
+            effects += [Send(relay, self._here()) for relay in sorted(self._belonging.relays)]
             if self._plan is not None:
                 effects += [Send(self._manifest.coordinator, Ready(known=self._known)), *self._sent]
             effects += self._ask_again()
@@ -120,10 +119,10 @@ class Asker:
         """Everything an asker reads; each checked where it is read."""
         if source == self._manifest.coordinator:
             if isinstance(message, Welcome):
-                self._welcomed = True
+                self._belonging.welcomed = True
                 return []
             if isinstance(message, Roster):
-                return self._roster(message)
+                return self._belonging.roster(message, self._here())
             if isinstance(message, Queued):
                 self._watch.moved()
                 ours = self._ask is not None and message.number == self._ask.number
@@ -134,12 +133,9 @@ class Asker:
                 return self._offered(message)
             if isinstance(message, Over):
                 return self._over(message)
-        elif source in self._relays and isinstance(message, Here):
-            if source in self._reached:
-                return []
-            self._reached.add(source)
-            return self._ask_next() if self._ask is None else []
-        elif source in self._relays and isinstance(message, Sealed):
+        elif source in self._belonging.relays and isinstance(message, Here):
+            return self._ask_next() if self._belonging.reach(source) and self._ask is None else []
+        elif source in self._belonging.relays and isinstance(message, Sealed):
             return self._answer(message, blobs)
         raise Refused(210, f"an asker reads no {type(message).__name__} of {source.hex()[:12]}")
 
@@ -160,27 +156,9 @@ class Asker:
     def _here(self) -> Here:
         return Here(tick=self._known, have=tuple(sorted(self._heard)))
 
-    def _roster(self, roster: Roster) -> Effects:
-        effects: Effects = []
-        for join in roster.joins:
-            record = join.record
-            if record.role != "relay" or record.identity in self._relays:
-                continue
-            verify_join(
-                join,
-                run=self._manifest.run,
-                keyholders=self._manifest.committee.identities(),
-                open_admission=self._manifest.admission == "open",
-                used=frozenset(),
-            )
-            self._relays.add(record.identity)
-            effects.append(Connect(record.identity, record.curve, record.address))
-            effects.append(Send(record.identity, self._here()))
-        return effects
-
     def _ask_next(self) -> Effects:
         """Ask for the next session, or stop."""
-        if len(self._reached) < self._manifest.relays:
+        if not self._belonging.whole:
             return []
         wanted = self._inquiry.shapes()
         if wanted is None:

@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from interlock.vault import Identity
 
 from .answering import Answering
+from .belonging import Belonging
 from .boundary import Frame, Here, Pass, Passed, Taken
 from .canonical import Message
 from .change import Offers, Prepare, PreparedState, Rotated, Rotation
 from .changing import Changing
-from .effects import Announce, Blob, Connect, Effects, Event, Send, Stop, Work
+from .effects import Announce, Blob, Effects, Event, Send, Stop, Work
 from .errors import Failed, InterlockError, Overflowed, Refused
 from .fetching import ChunkIs, Fetching, IndexIs, Read
 from .manifest import Manifest
-from .members import Invitation, Join, Roster, Welcome, make_record, verify_join
+from .members import Invitation, Join, Roster, Welcome, make_record
 from .passing import Passing
 from .release import Opening, Ready, draw_members, order_key, tick_key, verify_opening
 from .round import Close, Sealed, Step, Stepped, Sum, Summed, Trouble, verify_sealed
@@ -82,11 +83,8 @@ class Node:
 
     def __init__(self, identity: Identity, manifest: Manifest, *, operator: str, invitation: Invitation | None) -> None:
         self._identity, self._manifest = identity, manifest
-        self._join = Join(record=make_record(identity, "node", operator), invitation=invitation)
-        self._welcomed = False
-        self._relays: set[bytes] = set()
-        self._joins = 0  # that we know of
-        self._reached: set[bytes] = set()  # relays whose connection is up
+        record = make_record(identity, "node", operator)
+        self._belonging = Belonging(manifest, Join(record=record, invitation=invitation))
         self._opening: Opening | None = None
         self._seat: Seat | None = None
         self._keys: Keys | None = None
@@ -127,10 +125,10 @@ class Node:
             return []
         quiet, again = self._watch.look()
         effects: Effects = [again]
-        if not self._welcomed or len(self._relays) < self._manifest.relays:
-            return [Send(self._manifest.coordinator, self._join), *effects]
+        if not self._belonging.known:
+            return [self._belonging.ask(), *effects]
         if quiet:
-            effects += [Send(relay, self._here()) for relay in sorted(self._relays)]
+            effects += [Send(relay, self._here()) for relay in sorted(self._belonging.relays)]
             if self._fetching is not None:
                 effects += self._fetching.ask()
             effects += self._say_ready()
@@ -140,9 +138,9 @@ class Node:
         return Here(tick=self._now(), have=tuple(sorted(self._heard)))
 
     def _say_ready(self) -> Effects:
-        if len(self._reached) < self._manifest.relays:
+        if not self._belonging.whole:
             return []
-        return [Send(self._manifest.coordinator, Ready(known=self._now(), joins=self._joins))]
+        return [Send(self._manifest.coordinator, Ready(known=self._now(), joins=self._belonging.joins))]
 
     def _now(self) -> int:
         return 0 if self._opening is None else self._opening.plan.tick
@@ -151,10 +149,10 @@ class Node:
         """Everything a node reads; each checked where it is read."""
         if source == self._manifest.coordinator:
             if isinstance(message, Welcome):
-                self._welcomed = True
+                self._belonging.welcomed = True
                 return []
             if isinstance(message, Roster):
-                return self._roster(message)
+                return self._belonging.roster(message, self._here())
             if isinstance(message, Opening):
                 return self._open(message)
             if isinstance(message, IndexIs) and self._fetching is not None:
@@ -169,12 +167,9 @@ class Node:
                 return self._over(message)
             if isinstance(message, Close | Offers):
                 return self._in_tick(source, message, blobs)
-        elif source in self._relays and isinstance(message, Here):
-            if source in self._reached:
-                return []
-            self._reached.add(source)
-            return self._say_ready()
-        elif source in self._relays and isinstance(message, Frame | Sealed | Taken):
+        elif source in self._belonging.relays and isinstance(message, Here):
+            return self._say_ready() if self._belonging.reach(source) else []
+        elif source in self._belonging.relays and isinstance(message, Frame | Sealed | Taken):
             return self._in_tick(source, message, blobs)
         raise Refused(210, f"a node reads no {type(message).__name__} of {source.hex()[:12]}")
 
@@ -223,25 +218,6 @@ class Node:
         return self._noted(effects) + self._pump()
 
     # -- the run ------------------------------------------------------------------------------------------------
-
-    def _roster(self, roster: Roster) -> Effects:
-        effects: Effects = []
-        self._joins = len(roster.joins)
-        for join in roster.joins:
-            record = join.record
-            if record.role != "relay" or record.identity in self._relays:
-                continue
-            verify_join(
-                join,
-                run=self._manifest.run,
-                keyholders=self._manifest.committee.identities(),
-                open_admission=self._manifest.admission == "open",
-                used=frozenset(),
-            )
-            self._relays.add(record.identity)
-            effects.append(Connect(record.identity, record.curve, record.address))
-            effects.append(Send(record.identity, self._here()))
-        return effects
 
     def _open(self, opening: Opening) -> Effects:
         """A new tick: erase what the old one kept, adopt the base, take the place that the plan gives."""

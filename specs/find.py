@@ -7,6 +7,7 @@ import pkgutil
 import sys
 import traceback
 from importlib import import_module
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -118,6 +119,14 @@ def _defined(module: ModuleType) -> list[type[Spec]]:
     return [part for part in own if not any(other is not part and issubclass(other, part) for other in own)]
 
 
+class _AsWritten(SourceFileLoader):
+    """Reads the source every time: Python's own cache does not notice a second edit within a second."""
+
+    def get_code(self, fullname: str) -> Any:
+        """Compile the file as it is now."""
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _imported(path: Path, prefix: str = "") -> ModuleType:
     """Import a file as `python FILE` would: with its folder on the path."""
     name, whole = prefix + path.stem, path.resolve()
@@ -128,7 +137,7 @@ def _imported(path: Path, prefix: str = "") -> ModuleType:
         raise Misused(812, f"{path} cannot be imported under its name", todo="Give the file another name.")
     if str(whole.parent) not in sys.path:
         sys.path.insert(0, str(whole.parent))
-    found = importlib.util.spec_from_file_location(name, whole)
+    found = importlib.util.spec_from_file_location(name, whole, loader=_AsWritten(name, str(whole)))
     assert found is not None and found.loader is not None
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module

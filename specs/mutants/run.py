@@ -132,7 +132,7 @@ class SaysItOnce(Node):
 
     def on_timer(self, name: str) -> Effects:
         """Stop looking once it is welcomed."""
-        return [] if name == "look" and self._welcomed else super().on_timer(name)
+        return [] if name == "look" and self._belonging.welcomed else super().on_timer(name)
 
 
 class ForgetsItsBase(Node):

@@ -39,7 +39,7 @@ class AsksOnce(Listening):
 
     def on_timer(self, name: str) -> Effects:
         """Stop looking once it is welcomed."""
-        return [] if self._welcomed and name == "look" and self._reached else super().on_timer(name)
+        return [] if name == "look" and self._belonging.reached else super().on_timer(name)
 
 
 class KeepsSessions(SymbolicEngine):

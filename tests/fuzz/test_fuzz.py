@@ -146,7 +146,7 @@ def test_many_changes_of_fields_are_messages_again() -> None:
 
 def test_signatures_made_anew_verify() -> None:
     spec = RunSpec()
-    join = spec.role(key("n0"))._join
+    join = spec.role(key("n0"))._belonging._join
     renamed = msgspec.structs.replace(join, record=msgspec.structs.replace(join.record, operator="other"))
     labels = {key(label): label for label in ("g0", "n0")}
     again = signed_again(

@@ -304,7 +304,7 @@ def test_a_spec_that_other_processes_cannot_find_is_refused() -> None:
 
 
 def test_a_role_that_cannot_be_made_elsewhere_is_told_with_what_its_process_said() -> None:
-    with pytest.raises(Failed, match=r"(?s)E821 the process of . does not start: .*exit code 1.*no parrots here"):
+    with pytest.raises(Failed, match=r"(?s)E821 the process of \w+ does not start: .*exit code 1.*no parrots here"):
         world_wire.play(Homebound, Schedule(spec="wired", version=1))
 
 

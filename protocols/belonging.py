@@ -1,0 +1,68 @@
+"""How a node or an asker comes to belong to a run: it joins, learns of the relays, and reaches them."""
+
+from __future__ import annotations
+
+from .boundary import Here
+from .effects import Connect, Effects, Send
+from .manifest import Manifest
+from .members import Join, Roster, verify_join
+
+
+class Belonging:
+    """What a member knows of the run's servers.
+
+    Attributes:
+        welcomed: whether the coordinator let us in. relays: identities that joined. reached: those whose connection to
+            us is up. joins: how many joins we know of.
+    """
+
+    def __init__(self, manifest: Manifest, join: Join) -> None:
+        self._manifest, self._join = manifest, join
+        self.welcomed = False
+        self.relays: set[bytes] = set()
+        self.reached: set[bytes] = set()
+        self.joins = 0
+
+    @property
+    def known(self) -> bool:
+        """Whether we are in, and know as many relays as the run uses."""
+        return self.welcomed and len(self.relays) >= self._manifest.relays
+
+    @property
+    def whole(self) -> bool:
+        """Whether we have reached that many."""
+        return len(self.reached) >= self._manifest.relays
+
+    def ask(self) -> Send:
+        """Ask to be let in; an answer that was lost comes again."""
+        return Send(self._manifest.coordinator, self._join)
+
+    def roster(self, roster: Roster, here: Here) -> Effects:
+        """Connect to relays that are new, and say `here` to them.
+
+        Raises:
+            Refused: a relay's join is not in order.
+        """
+        effects: Effects = []
+        self.joins = len(roster.joins)
+        for join in roster.joins:
+            record = join.record
+            if record.role != "relay" or record.identity in self.relays:
+                continue
+            verify_join(
+                join,
+                run=self._manifest.run,
+                keyholders=self._manifest.committee.identities(),
+                open_admission=self._manifest.admission == "open",
+                used=frozenset(),
+            )
+            self.relays.add(record.identity)
+            effects.append(Connect(record.identity, record.curve, record.address))
+            effects.append(Send(record.identity, here))
+        return effects
+
+    def reach(self, relay: bytes) -> bool:
+        """A relay answered; whether that is news."""
+        new = relay not in self.reached
+        self.reached.add(relay)
+        return new
