@@ -16,7 +16,9 @@ from interlock.protocols.inquiry import Continuation
 from interlock.protocols.journal import Answered, Opened, Planned, Voided
 from interlock.protocols.manifest import Manifest
 from interlock.protocols.members import Invitation
-from interlock.protocols.session import GRACE_S, WHILE_TRAINING_S, Over, Sampling
+from interlock.protocols.node import Forgot, NodeOpened
+from interlock.protocols.round import Sealed
+from interlock.protocols.session import GRACE_S, WHILE_TRAINING_S, Ask, Over, Sampling
 from interlock.vault import Identity
 
 from .boundary import terms
@@ -71,7 +73,7 @@ class Sessions(RunSpec):
 
     def cast(self) -> Any:
         """Everyone, by identity key."""
-        self.lives, self.searched = 0, (0, 0)
+        self.lives = 0
         return super().cast()
 
     def asker(self, who: Identity, made: Manifest, label: str, invitation: Invitation) -> Any:
@@ -86,12 +88,11 @@ class Sessions(RunSpec):
 
     @always
     def sealed(self, seen: Seen) -> bool:
-        "Nothing that anybody sends or stores holds the text."
-        sent, stored = seen.sent(), seen.stored()
-        new, self.searched = (sent[self.searched[0] :], stored[self.searched[1] :]), (len(sent), len(stored))
-        return not any(
-            TELLING in data for message in new[0] for data in (encode(message.what), *message.blobs)
-        ) and not any(TELLING in value.value for value in new[1])
+        "No sealed message, no question and nothing that is stored holds the text."
+        sent = (*seen.sent(Sealed), *seen.sent(Ask))
+        return not any(TELLING in data for m in sent for data in (encode(m.what), *m.blobs)) and not any(
+            TELLING in stored.value for stored in seen.stored()
+        )
 
     @always
     def one_value_a_mask(self, seen: Seen) -> bool:
@@ -131,8 +132,15 @@ class Sessions(RunSpec):
 
     @eventually(within=400)
     def forgotten(self, seen: Seen) -> bool:
-        "When it is over, no node holds anything of it."
-        return seen.now > 0 and not any(engine.holds_session for engine in self.engines.values())
+        "A node that hears that its session is over has forgotten it, or does with its next tick."
+        forgot = {(event.by, event.tick) for event in seen(Forgot)}
+        opened = [(event.by, event.tick, event.nth) for event in seen(NodeOpened)]
+        return all(
+            (over.receiver, over.tick) in forgot
+            or not any((by, tick) == (over.receiver, over.tick) and nth < over.nth for by, tick, nth in opened)
+            or any(by == over.receiver and over.tick < tick and nth < over.nth for by, tick, nth in opened)
+            for over in seen.messages(Over)
+        )
 
     @eventually(within=400)
     def goes_on(self, seen: Seen) -> bool:

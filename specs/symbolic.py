@@ -63,11 +63,6 @@ class SymbolicEngine:
         self._gradients: Counter[int] = Counter()
         self._chains: dict[int, bytes] = {}  # of the session under way
 
-    @property
-    def holds_session(self) -> bool:
-        """Whether anything of a session is left."""
-        return bool(self._chains)
-
     def __call__(self, job: Any) -> Any:
         """Do one job; give its result, or the error that a worker reports."""
         try:

@@ -1,4 +1,4 @@
-"""What breaks sessions: askers that tell or take too much, workers that keep it, coordinators without a clock."""
+"""What breaks sessions: askers that tell or take too much, nodes that keep it, coordinators without a clock."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 from interlock.protocols.coordinator import Coordinator
 from interlock.protocols.effects import Blob, Effects, Send
+from interlock.protocols.node import Node
 from interlock.protocols.release import Plan
+from interlock.protocols.session import Over
 
 from ..search import Mutant
 from ..session import TELLING, Listening, Sessions
-from ..symbolic import SymbolicEngine
 from . import run as wrong
 
 
@@ -42,11 +43,11 @@ class AsksOnce(Listening):
         return [] if name == "look" and self._belonging.reached else super().on_timer(name)
 
 
-class KeepsSessions(SymbolicEngine):
-    """Keeps what it computed when a session is over."""
+class KeepsSessions(Node):
+    """Does not care that a session is over."""
 
-    def _forget(self) -> None:
-        pass
+    def _over(self, message: Over) -> Effects:
+        return []
 
 
 class AsksFirst(Coordinator):
@@ -104,9 +105,9 @@ class Once(Sessions):
 
 
 class Kept(Sessions):
-    """Workers keep what they computed."""
+    """Nodes keep a session that is over."""
 
-    engine_role = KeepsSessions
+    node_role = KeepsSessions
 
 
 class Hurried(Sessions):
