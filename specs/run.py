@@ -98,8 +98,12 @@ class RunSpec(Spec):
         return self.node_role(who, made, operator=label, invitation=_invitation(made, label))
 
     def asker(self, who: Identity, made: Manifest, label: str, invitation: Invitation) -> Any:
-        """The role of somebody who asks the model."""
-        raise NotImplementedError
+        """The role of somebody who asks the model.
+
+        Raises:
+            Misused: E809, the spec has askers and does not say what they do.
+        """
+        raise Misused(809, f"spec {self.name} has askers and no role for them", todo="Define asker(self, ...).")
 
     def named(self, letter: str) -> tuple[bytes, ...]:
         """Keys of the gates ("g"), relays ("r"), nodes ("n") or askers ("a")."""
