@@ -8,6 +8,7 @@ is opened before anything else is planned.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 
 from interlock.vault import Identity
 
@@ -28,15 +29,18 @@ from .journal import (
     Joined,
     Measured,
     Opened,
+    Ordered,
     Planned,
     Row,
     Voided,
     make_row,
     verify_chain,
 )
-from .ledger import Ledger
+from .ledger import ORDERED, Ledger
 from .manifest import Manifest
 from .members import Join, Roster, Welcome, verify_join
+from .obeying import TIMER, Heard, Noted, Ordering, Orders
+from .orders import Signed
 from .release import Declined, Opening, Plan, Ready, Release, Released, Session, verify_opening
 from .round import (
     Answer,
@@ -132,6 +136,7 @@ class Coordinator:
         self._answers: dict[bytes, Answer] = {}
         self._asks: dict[bytes, Ask] = {}  # in the order of their turn; one of each asker
         self._ended = False
+        self._orders = Orders(manifest)
 
     # -- inputs -------------------------------------------------------------------------------------------------
 
@@ -145,6 +150,7 @@ class Coordinator:
         effects: Effects = [After(1.0, "look")]
         if self._ledger.plan is not None and self._ledger.is_open:
             effects.append(self._patience(self._ledger.plan))
+        effects += self._restore_orders(rows, stored)
         return effects + [Admit(j.record.identity, j.record.curve) for j in self._ledger.joins.values()]
 
     def on_timer(self, name: str) -> Effects:
@@ -153,6 +159,8 @@ class Coordinator:
             return [Stop()]
         if name == "look":
             return [*self._advance(), After(1.0, "look")]
+        if name == TIMER:
+            return self._heard(self._orders.look())
         plan = self._ledger.plan
         if plan is not None and name == f"patience {plan.tick}" and plan.session is not None:
             return self._end(Voided(tick=plan.tick, number=331, reason="a session did not end in its time"))
@@ -169,17 +177,21 @@ class Coordinator:
         return []
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
-        """Joins of anyone; everything else from members."""
+        """Joins and orders of anyone; everything else from members."""
         if isinstance(message, Join):
             return self._join(source, message)
         join = self._ledger.joins.get(source)
+        if isinstance(message, Ordering):
+            return self.on_order(message.text, source) if join is not None else self._note(source, message.text)
         if join is None:
             raise Refused(208, f"{source.hex()[:12]} has not joined")
         role = join.record.role
         if role == "gate":
             if isinstance(message, Ready):
                 self._gates[source] = message.known
-                return self._advance()
+                return [*self._orders.remind(source), *self._advance()]
+            if self._orders.in_force is not None and isinstance(message, Released):
+                return self._orders.tell(source)
             if isinstance(message, Released):
                 return self._release(source, message.release)
             if isinstance(message, Declined):
@@ -199,6 +211,8 @@ class Coordinator:
                     raise Refused(604, "a chunk that the corpus does not have", actual=message.number)
                 data = self._chunk(message.number)
                 return [Send(source, ChunkIs(number=message.number), (Blob(data),))]
+            if self._orders.in_force is not None:
+                return self._orders.tell(source)
             return self._from_node(source, message)
         raise Refused(210, f"the coordinator reads no {type(message).__name__} of a {role}")
 
@@ -210,6 +224,62 @@ class Coordinator:
         """The coordinator draws nothing: all randomness is the gates' and the nodes'."""
         return []
 
+    # -- orders -------------------------------------------------------------------------------------------------
+
+    def at(self, seconds: float) -> None:
+        """The time of the next input."""
+        self._orders.at(seconds)
+
+    def on_order(self, text: str, source: bytes = b"") -> Effects:
+        """An order, handed in by a person or sent: obey it and tell everybody.
+
+        Raises:
+            Refused: `Orders.take`.
+        """
+        return self._heard(self._orders.take(text, source=source, to=self._ledger.joins))
+
+    def _note(self, source: bytes, text: str) -> Effects:
+        """An order that somebody unknown brings: it is as good as from anyone, and they want to know."""
+        try:
+            effects, number, what = self.on_order(text), 0, ""
+        except Refused as refused:
+            effects, number, what = [], refused.number, refused.text[:500]
+        return [*effects, Send(source, Noted(order=text_hash(text), number=number, what=what))]
+
+    def _heard(self, heard: Heard) -> Effects:
+        effects = list(heard.effects)
+        for signed in heard.took:
+            effects += self._write_order(signed)
+        if heard.stops:
+            effects += self._stand_still()
+        if heard.resumes:
+            effects += self._advance()
+        return effects
+
+    def _write_order(self, signed: Signed) -> Effects:
+        """What took effect is in the journal; but a release is between a keyholder and its gate."""
+        if signed.order.action == "release":
+            return []
+        return self._write(Ordered(text=signed.note(self._manifest.committee)))
+
+    def _stand_still(self) -> Effects:
+        """Void the open tick; a plan that a gate may have released stays, and is opened after the resume."""
+        self._asks.clear()
+        plan, stop = self._ledger.plan, self._orders.in_force
+        assert stop is not None
+        if plan is None or not self._ledger.is_open:
+            return []
+        reason = f"order {stop.order.seq}, {stop.order.action}: {stop.order.reason}"[:300]
+        return self._end(Voided(tick=plan.tick, number=ORDERED, reason=reason))
+
+    def _restore_orders(self, rows: list[Row], stored: Mapping[str, bytes]) -> Effects:
+        """The orders that are stored, and those that only the journal has: it may have come from elsewhere."""
+        effects = self._orders.restore(stored)
+        for row in rows:
+            if isinstance(row.body, Ordered):
+                self._orders.recall(row.body.text)
+        return effects if self._orders.in_force is None else [*effects, *self._stand_still()]
+
     # -- joining ------------------------------------------------------------------------------------------------
 
     def _join(self, source: bytes, join: Join) -> Effects:
@@ -219,7 +289,8 @@ class Coordinator:
             raise Refused(205, "a join for another identity", expected=source.hex()[:12])
         known = self._ledger.joins.get(source)
         if known is not None and known.record == record:  # it may have kept its key and not its invitation
-            return [welcome] if record.role == "gate" else [welcome, Send(source, self._roster())]
+            rosters = [] if record.role == "gate" else [Send(source, self._roster())]
+            return [welcome, *rosters, *self._orders.remind(source)]
         if known is not None:
             raise Refused(209, f"{record.operator} joined before with another record")
         used = {j.invitation.nonce for j in self._ledger.joins.values() if j.invitation is not None}
@@ -236,14 +307,14 @@ class Coordinator:
         effects: Effects = [*self._write(Joined(join=join)), Admit(record.identity, record.curve), welcome]
         roster = self._roster()
         effects += [Send(who, roster) for who, j in self._ledger.joins.items() if j.record.role != "gate"]
-        return [*effects, *self._advance()]
+        return [*effects, *self._orders.remind(record.identity), *self._advance()]
 
     def _roster(self) -> Roster:
         return Roster(joins=tuple(self._ledger.joins.values()))
 
     def _remind(self, source: bytes, ready: Ready) -> Effects:
         """What a node or relay may have missed. A node that hears an opening again says again what it said."""
-        ledger, effects = self._ledger, Effects()
+        ledger, effects = self._ledger, self._orders.remind(source)
         if ready.joins != len(ledger.joins):
             effects.append(Send(source, self._roster()))
         if ledger.opening is None:
@@ -269,6 +340,8 @@ class Coordinator:
 
     def _ask(self, source: bytes, ask: Ask) -> Effects:
         """Somebody wants a session: it waits for its turn, between two ticks of training."""
+        if self._orders.in_force is not None:
+            return self._orders.tell(source)
         ledger = self._ledger
         verify_session(_session(source, ask, 1), self._manifest)
         plan = ledger.plan
@@ -290,7 +363,7 @@ class Coordinator:
 
     def _advance(self) -> Effects:
         """Plan the next tick if none is under way and everyone needed is here."""
-        if self._ended and not self._asks and self._ledger.plan is None:
+        if self._orders.in_force is not None or (self._ended and not self._asks and self._ledger.plan is None):
             return []
         ledger, manifest = self._ledger, self._manifest
         if ledger.plan is not None:
@@ -578,6 +651,11 @@ class Coordinator:
         ledger.fold(row)
         stored = Store(f"row {row.number:08d}", encode(row))
         return [stored, Announce(Wrote(number=row.number, row=type(body).__name__))]
+
+
+def text_hash(text: str) -> bytes:
+    """SHA-256 of an order as it was brought, signatures and all: by it whoever brought it knows the answer."""
+    return sha256(text.encode()).digest()
 
 
 def _session(asker: bytes, ask: Ask, seconds: int) -> Session:

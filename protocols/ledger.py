@@ -7,7 +7,20 @@ from __future__ import annotations
 
 from interlock.kernels.fixed import SHIFTS
 
-from .journal import GENESIS, Answered, Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided
+from .journal import (
+    GENESIS,
+    Answered,
+    Changed,
+    Closed,
+    Committed,
+    Joined,
+    Measured,
+    Opened,
+    Ordered,
+    Planned,
+    Row,
+    Voided,
+)
 from .manifest import Manifest
 from .members import Join
 from .release import Base, Opening, Plan, draw_members
@@ -15,6 +28,7 @@ from .round import Close, Members
 
 HEADROOM_BITS = 3  # between the largest gradient of the last round and the end of the range
 LIFT_MAX = 200  # the bound of `release.Exponent`: what members say must not make a plan that nobody can read
+ORDERED = 350  # number of a void row by which an order ended a tick
 SPARE_BITS = 4  # beyond what was missing, for the boundaries and stages that the void kept from saying what they need
 
 
@@ -88,7 +102,7 @@ class Ledger:
         elif isinstance(body, Closed):
             self.close = Close(tick=body.tick, opening=body.opening, commitments=body.commitments)
             self._follow_peaks(self.close)
-        else:
+        elif not isinstance(body, Ordered):
             self._end(row, body)
 
     def _end(self, row: Row, body: Committed | Changed | Measured | Answered | Voided) -> None:
@@ -111,7 +125,7 @@ class Ledger:
         elif isinstance(body, Measured):
             self.evaluated = self.round
         elif isinstance(body, Voided):
-            self.attempt = plan.attempt + 1
+            self.attempt = plan.attempt + (body.number != ORDERED)  # an order says nothing against the attempt
             self._make_room(body, plan)
 
     def _follow_peaks(self, close: Close) -> None:

@@ -9,6 +9,7 @@ from .fetching import ChunkIs, GetChunk, GetIndex, IndexIs
 from .gate import Propose
 from .manifest import Manifest
 from .members import Join, Roster, Welcome
+from .obeying import Noted, Ordering
 from .release import Declined, Opening, Ready, Released
 from .round import Answering, Close, Committing, Measuring, Reporting, Sealed, Trouble
 from .session import Ask, Over, Queued
@@ -29,13 +30,17 @@ BY_COORDINATOR = (
     | Answering
     | Ask
     | Trouble
+    | Ordering
 )
-BY_STRANGERS = Join  # all that the coordinator reads of somebody unknown
-BY_GATE = Welcome | Propose
-BY_RELAY = Welcome | Roster | Opening | Over | Here | Frame | Sealed | Taken
-BY_NODE = Welcome | Roster | Opening | IndexIs | ChunkIs | Offers | Close | Over | Here | Frame | Sealed | Taken
-BY_ASKER = Welcome | Roster | Opening | Offers | Queued | Over | Here | Sealed
-EVERY = BY_COORDINATOR | BY_GATE | BY_RELAY | BY_NODE | BY_ASKER
+BY_STRANGERS = Join | Ordering  # all that the coordinator reads of somebody unknown
+BY_GATE = Welcome | Propose | Ordering
+BY_RELAY = Welcome | Roster | Opening | Over | Here | Frame | Sealed | Taken | Ordering
+BY_NODE = (
+    Welcome | Roster | Opening | IndexIs | ChunkIs | Offers | Close | Over | Here | Frame | Sealed | Taken | Ordering
+)
+BY_ASKER = Welcome | Roster | Opening | Offers | Queued | Over | Here | Sealed | Ordering
+BY_BEARER = Noted  # who brings an order and belongs to nobody
+EVERY = BY_COORDINATOR | BY_GATE | BY_RELAY | BY_NODE | BY_ASKER | BY_BEARER
 
 
 def limits(manifest: Manifest) -> Limits:

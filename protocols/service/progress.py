@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..errors import Refused, Warned
-from ..journal import Answered, Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided
+from ..journal import Answered, Changed, Closed, Committed, Joined, Measured, Opened, Ordered, Planned, Row, Voided
 from ..manifest import Manifest
 from ..members import Join
 from ..release import Opening, Plan, draw_members
@@ -80,6 +80,7 @@ class Progress:
     turns: list[int] = field(default_factory=list)  # rounds after which the bases turned
     sessions: int = 0  # answered ones
     voids: list[Void] = field(default_factory=list)
+    orders: list[str] = field(default_factory=list)  # texts of those that took effect
     _losses: list[Loss] = field(default_factory=list)
     _clamped: int = 0
 
@@ -94,7 +95,7 @@ class Progress:
         return [join for join in self.joins.values() if join.record.role == role]
 
     def follow(self, rows: Iterable[Row]) -> list[object]:
-        """Take in rows; give what is worth telling: `Trained`, `Evaluated`, `Void`, `Changed`, `Joined`.
+        """Take in rows; give what is worth telling: `Trained`, `Evaluated`, `Void`, `Changed`, `Joined`, `Ordered`.
 
         Raises:
             Refused: E317, the rows are no run's.
@@ -111,6 +112,9 @@ class Progress:
         body = row.body
         if isinstance(body, Joined):
             self.joins[body.join.record.identity] = body.join
+            return body
+        if isinstance(body, Ordered):
+            self.orders.append(body.text)
             return body
         if isinstance(body, Planned):
             self.plan, self.is_open, self._losses = body.plan, False, []
