@@ -87,11 +87,11 @@ class Asker:
         self._heard: set[bytes] = set()
         self._next = 0  # part to be taken in
         self._fruitless = 0
-        self._orders = Orders(manifest)
+        self.orders = Orders(manifest)
 
     def at(self, seconds: float) -> None:
         """The time of the next input."""
-        self._orders.at(seconds)
+        self.orders.at(seconds)
 
     @property
     def identity(self) -> bytes:
@@ -161,8 +161,8 @@ class Asker:
 
     def _ordered(self, text: str) -> Effects:
         """The run stands still, by keyholders' word and not only the coordinator's: nothing will be answered."""
-        self._orders.take(text)
-        stop = self._orders.in_force
+        self.orders.take(text)
+        stop = self.orders.in_force
         return [] if stop is None else [Stop(refusal(stop))]
 
     # -- asking -------------------------------------------------------------------------------------------------

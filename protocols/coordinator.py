@@ -36,7 +36,7 @@ from .journal import (
     make_row,
     verify_chain,
 )
-from .ledger import ORDERED, Ledger
+from .ledger import Ledger
 from .manifest import Manifest
 from .members import Join, Roster, Welcome, verify_join
 from .obeying import TIMER, Heard, Noted, Ordering, Orders
@@ -136,7 +136,7 @@ class Coordinator:
         self._answers: dict[bytes, Answer] = {}
         self._asks: dict[bytes, Ask] = {}  # in the order of their turn; one of each asker
         self._ended = False
-        self._orders = Orders(manifest)
+        self.orders = Orders(manifest)
 
     # -- inputs -------------------------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class Coordinator:
         if name == "look":
             return [*self._advance(), After(1.0, "look")]
         if name == TIMER:
-            return self._heard(self._orders.look())
+            return self._heard(self.orders.look())
         plan = self._ledger.plan
         if plan is not None and name == f"patience {plan.tick}" and plan.session is not None:
             return self._end(Voided(tick=plan.tick, number=331, reason="a session did not end in its time"))
@@ -189,9 +189,9 @@ class Coordinator:
         if role == "gate":
             if isinstance(message, Ready):
                 self._gates[source] = message.known
-                return [*self._orders.remind(source), *self._advance()]
-            if self._orders.in_force is not None and isinstance(message, Released):
-                return self._orders.tell(source)
+                return [*self.orders.remind(source), *self._advance()]
+            if self.orders.in_force is not None and isinstance(message, Released):
+                return self.orders.tell(source)
             if isinstance(message, Released):
                 return self._release(source, message.release)
             if isinstance(message, Declined):
@@ -211,8 +211,8 @@ class Coordinator:
                     raise Refused(604, "a chunk that the corpus does not have", actual=message.number)
                 data = self._chunk(message.number)
                 return [Send(source, ChunkIs(number=message.number), (Blob(data),))]
-            if self._orders.in_force is not None:
-                return self._orders.tell(source)
+            if self.orders.in_force is not None:
+                return self.orders.tell(source)
             return self._from_node(source, message)
         raise Refused(210, f"the coordinator reads no {type(message).__name__} of a {role}")
 
@@ -228,7 +228,7 @@ class Coordinator:
 
     def at(self, seconds: float) -> None:
         """The time of the next input."""
-        self._orders.at(seconds)
+        self.orders.at(seconds)
 
     def on_order(self, text: str, source: bytes = b"") -> Effects:
         """An order, handed in by a person or sent: obey it and tell everybody.
@@ -236,7 +236,7 @@ class Coordinator:
         Raises:
             Refused: `Orders.take`.
         """
-        return self._heard(self._orders.take(text, source=source, to=self._ledger.joins))
+        return self._heard(self.orders.take(text, source=source, to=self._ledger.joins))
 
     def _note(self, source: bytes, text: str) -> Effects:
         """An order that somebody unknown brings: it is as good as from anyone, and they want to know."""
@@ -265,20 +265,20 @@ class Coordinator:
     def _stand_still(self) -> Effects:
         """Void the open tick; a plan that a gate may have released stays, and is opened after the resume."""
         self._asks.clear()
-        plan, stop = self._ledger.plan, self._orders.in_force
+        plan, stop = self._ledger.plan, self.orders.in_force
         assert stop is not None
         if plan is None or not self._ledger.is_open:
             return []
         reason = f"order {stop.order.seq}, {stop.order.action}: {stop.order.reason}"[:300]
-        return self._end(Voided(tick=plan.tick, number=ORDERED, reason=reason))
+        return self._end(Voided(tick=plan.tick, number=350, reason=reason))
 
     def _restore_orders(self, rows: list[Row], stored: Mapping[str, bytes]) -> Effects:
         """The orders that are stored, and those that only the journal has: it may have come from elsewhere."""
-        effects = self._orders.restore(stored)
+        effects = self.orders.restore(stored)
         for row in rows:
             if isinstance(row.body, Ordered):
-                self._orders.recall(row.body.text)
-        return effects if self._orders.in_force is None else [*effects, *self._stand_still()]
+                self.orders.recall(row.body.text)
+        return effects if self.orders.in_force is None else [*effects, *self._stand_still()]
 
     # -- joining ------------------------------------------------------------------------------------------------
 
@@ -290,7 +290,7 @@ class Coordinator:
         known = self._ledger.joins.get(source)
         if known is not None and known.record == record:  # it may have kept its key and not its invitation
             rosters = [] if record.role == "gate" else [Send(source, self._roster())]
-            return [welcome, *rosters, *self._orders.remind(source)]
+            return [welcome, *rosters, *self.orders.remind(source)]
         if known is not None:
             raise Refused(209, f"{record.operator} joined before with another record")
         used = {j.invitation.nonce for j in self._ledger.joins.values() if j.invitation is not None}
@@ -307,14 +307,14 @@ class Coordinator:
         effects: Effects = [*self._write(Joined(join=join)), Admit(record.identity, record.curve), welcome]
         roster = self._roster()
         effects += [Send(who, roster) for who, j in self._ledger.joins.items() if j.record.role != "gate"]
-        return [*effects, *self._orders.remind(record.identity), *self._advance()]
+        return [*effects, *self.orders.remind(record.identity), *self._advance()]
 
     def _roster(self) -> Roster:
         return Roster(joins=tuple(self._ledger.joins.values()))
 
     def _remind(self, source: bytes, ready: Ready) -> Effects:
         """What a node or relay may have missed. A node that hears an opening again says again what it said."""
-        ledger, effects = self._ledger, self._orders.remind(source)
+        ledger, effects = self._ledger, self.orders.remind(source)
         if ready.joins != len(ledger.joins):
             effects.append(Send(source, self._roster()))
         if ledger.opening is None:
@@ -340,8 +340,8 @@ class Coordinator:
 
     def _ask(self, source: bytes, ask: Ask) -> Effects:
         """Somebody wants a session: it waits for its turn, between two ticks of training."""
-        if self._orders.in_force is not None:
-            return self._orders.tell(source)
+        if self.orders.in_force is not None:
+            return self.orders.tell(source)
         ledger = self._ledger
         verify_session(_session(source, ask, 1), self._manifest)
         plan = ledger.plan
@@ -363,7 +363,7 @@ class Coordinator:
 
     def _advance(self) -> Effects:
         """Plan the next tick if none is under way and everyone needed is here."""
-        if self._orders.in_force is not None or (self._ended and not self._asks and self._ledger.plan is None):
+        if self.orders.in_force is not None or (self._ended and not self._asks and self._ledger.plan is None):
             return []
         ledger, manifest = self._ledger, self._manifest
         if ledger.plan is not None:

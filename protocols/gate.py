@@ -120,11 +120,11 @@ class Gate:
         self._asked: Propose | None = None
         self._next: Known | None = None
         self._greeted = False
-        self._orders = Orders(manifest)
+        self.orders = Orders(manifest)
 
     def at(self, seconds: float) -> None:
         """The time of the next input."""
-        self._orders.at(seconds)
+        self.orders.at(seconds)
 
     def on_order(self, text: str, source: bytes = b"") -> Effects:
         """An order, handed in by a person or sent: obey it and pass it on.
@@ -132,7 +132,7 @@ class Gate:
         Raises:
             Refused: `Orders.take`.
         """
-        return self._heard(self._orders.take(text, source=source, to=(self._manifest.coordinator,)))
+        return self._heard(self.orders.take(text, source=source, to=(self._manifest.coordinator,)))
 
     def _heard(self, heard: Heard) -> Effects:
         if heard.stops:
@@ -141,7 +141,7 @@ class Gate:
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
         """Begin, from the last stored release; that it was made may have gone unsaid."""
-        effects: Effects = self._orders.restore(stored)
+        effects: Effects = self.orders.restore(stored)
         if "known" in stored:
             self._known = decode(stored["known"], Known, whose="gate store")
             release: Release | None = self._known.release
@@ -154,12 +154,12 @@ class Gate:
         if name == "leave":
             return [Stop()]
         if name == TIMER:
-            return self._heard(self._orders.look())
+            return self._heard(self.orders.look())
         if name != "hello":
             return []
         if self._greeted:
             ready = Send(self._manifest.coordinator, Ready(known=self._known.rows))
-            return [ready, *self._orders.remind(self._manifest.coordinator), After(5 * HELLO_S, "hello")]
+            return [ready, *self.orders.remind(self._manifest.coordinator), After(5 * HELLO_S, "hello")]
         hello = Join(record=self._record, invitation=None)
         return [Send(self._manifest.coordinator, hello), After(HELLO_S, "hello")]
 
@@ -169,14 +169,14 @@ class Gate:
             raise Refused(208, f"a message of {source.hex()[:12]}, who is not the coordinator")
         if isinstance(message, Welcome):
             self._greeted = True
-            return [Send(source, Ready(known=self._known.rows)), *self._orders.proposals(source)]
+            return [Send(source, Ready(known=self._known.rows)), *self.orders.proposals(source)]
         if isinstance(message, Ordering):
             return self.on_order(message.text, source)
         if not isinstance(message, Propose):
             raise Refused(210, f"a gate reads no {type(message).__name__}")
         plan = message.plan
         known = self._known
-        if known.release is not None and known.plan == plan and self._orders.in_force is None:
+        if known.release is not None and known.plan == plan and self.orders.in_force is None:
             return [Send(source, Released(release=known.release))]
         try:
             self._verify_allowed(plan)
@@ -191,7 +191,7 @@ class Gate:
             )
             return [
                 Send(source, declined),
-                *self._orders.remind(source),
+                *self.orders.remind(source),
                 Announce(GateRefused(tick=plan.tick, number=refused.number, reason=refused.what)),
             ]
         self._asked = message
@@ -221,11 +221,11 @@ class Gate:
         Raises:
             Refused: E351, E352 an order is in force, E354 the keyholder has not allowed this epoch.
         """
-        stop = self._orders.in_force
+        stop = self.orders.in_force
         if stop is not None:
             why = refusal(stop)
             raise Refused(why.number, why.what)
-        if self._manifest.release == "manual" and not self._orders.allows(plan.epoch, self._identity.public):
+        if self._manifest.release == "manual" and not self.orders.allows(plan.epoch, self._identity.public):
             raise Refused(354, f"epoch {plan.epoch} waits for the keyholder's word")
 
     def _check(self, ask: Propose) -> Known:

@@ -104,7 +104,7 @@ class Node:
         self._watch = Watch()
         self._heard: set[bytes] = set()  # digests of what came through relays in this tick
         self._said: dict[object, Send] = {}  # in this tick, as far as nobody said that it came
-        self._orders = Orders(manifest)
+        self.orders = Orders(manifest)
 
     @property
     def identity(self) -> bytes:
@@ -115,14 +115,14 @@ class Node:
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
         """Begin. Until state is sealed at rest a node stores orders and nothing else: one that restarts joins again."""
-        return [*self._orders.restore(stored), *self.on_timer("look")]
+        return [*self.orders.restore(stored), *self.on_timer("look")]
 
     def on_timer(self, name: str) -> Effects:
         """Join; then, whenever nothing has come for a while, ask for what may have been lost."""
         if name == "leave":
             return [Stop()]
         if name == TIMER:
-            return self._obey(self._orders.look())
+            return self._obey(self.orders.look())
         if isinstance(self._part, Answering) and name == f"session {self._part.seat.tick}":
             return self._part.late()
         if name != "look":
@@ -136,12 +136,12 @@ class Node:
             if self._fetching is not None:
                 effects += self._fetching.ask()
             effects += self._say_ready()
-            effects += self._orders.remind(self._manifest.coordinator)
+            effects += self.orders.remind(self._manifest.coordinator)
         return effects
 
     def at(self, seconds: float) -> None:
         """The time of the next input."""
-        self._orders.at(seconds)
+        self.orders.at(seconds)
 
     def on_order(self, text: str, source: bytes = b"") -> Effects:
         """An order, handed in by a person or sent: obey it and pass it on.
@@ -150,7 +150,7 @@ class Node:
             Refused: `Orders.take`.
         """
         everyone = (self._manifest.coordinator, *sorted(self._belonging.relays))
-        return self._obey(self._orders.take(text, source=source, to=everyone))
+        return self._obey(self.orders.take(text, source=source, to=everyone))
 
     def _obey(self, heard: Heard) -> Effects:
         """Standing still, a node has no part in any tick; base and prepared state stay."""
@@ -176,8 +176,8 @@ class Node:
         """Everything a node reads; each checked where it is read."""
         if isinstance(message, Ordering) and (source == self._manifest.coordinator or source in self._belonging.relays):
             return self.on_order(message.text, source)
-        if self._orders.in_force is not None and isinstance(message, Opening | Close | Offers | Frame | Sealed | Taken):
-            return self._orders.tell(source)
+        if self.orders.in_force is not None and isinstance(message, Opening | Close | Offers | Frame | Sealed | Taken):
+            return self.orders.tell(source)
         if source == self._manifest.coordinator:
             if isinstance(message, Welcome):
                 self._belonging.welcomed = True

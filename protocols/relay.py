@@ -74,15 +74,15 @@ class Relay:
         self._kept: dict[tuple[bytes, bytes], tuple[tuple[bytes, ...], Frame | Sealed, tuple[Blob, ...]]] = {}
         self._kept_bytes = 0
         self._early: list[tuple[bytes, Frame | Sealed | Taken, tuple[Blob, ...]]] = []
-        self._orders = Orders(manifest)
+        self.orders = Orders(manifest)
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
         """Begin: a relay stores orders and nothing else; what it forgets is sent again."""
-        return [*self._orders.restore(stored), *self.on_timer("look")]
+        return [*self.orders.restore(stored), *self.on_timer("look")]
 
     def at(self, seconds: float) -> None:
         """The time of the next input."""
-        self._orders.at(seconds)
+        self.orders.at(seconds)
 
     def on_order(self, text: str, source: bytes = b"") -> Effects:
         """An order, handed in by a person or sent: obey it and pass it on.
@@ -90,7 +90,7 @@ class Relay:
         Raises:
             Refused: `Orders.take`.
         """
-        return self._obey(self._orders.take(text, source=source, to=(self._manifest.coordinator, *self._known)))
+        return self._obey(self.orders.take(text, source=source, to=(self._manifest.coordinator, *self._known)))
 
     def _obey(self, heard: Heard) -> Effects:
         """Standing still, a relay carries nothing; who sends it something is told why."""
@@ -104,7 +104,7 @@ class Relay:
         if name == "leave":
             return [Stop()]
         if name == TIMER:
-            return self._obey(self._orders.look())
+            return self._obey(self.orders.look())
         if name != "look":
             return []
         quiet, again = self._watch.look()
@@ -114,14 +114,14 @@ class Relay:
         if not quiet:
             return [again]
         coordinator = self._manifest.coordinator
-        return [Send(coordinator, Ready(known=known, joins=self._joins)), *self._orders.remind(coordinator), again]
+        return [Send(coordinator, Ready(known=known, joins=self._joins)), *self.orders.remind(coordinator), again]
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """Openings and the roster from the coordinator; frames and sealed traffic from members; orders from all."""
         if isinstance(message, Ordering):
             return self.on_order(message.text, source)
-        if self._orders.in_force is not None and isinstance(message, Opening | Frame | Sealed | Taken):
-            return self._orders.tell(source)
+        if self.orders.in_force is not None and isinstance(message, Opening | Frame | Sealed | Taken):
+            return self.orders.tell(source)
         if source == self._manifest.coordinator:
             if isinstance(message, Welcome):
                 self._welcomed = True
@@ -139,7 +139,7 @@ class Relay:
             again = [
                 Send(source, m, b) for (_, key), (to, m, b) in self._kept.items() if source in to and key not in have
             ]
-            return [Send(source, message), *again, *self._orders.remind(source)]
+            return [Send(source, message), *again, *self.orders.remind(source)]
         elif isinstance(message, Frame | Sealed | Taken):
             return self._carry(source, message, blobs)
         raise Refused(210, f"a relay reads no {type(message).__name__} of {source.hex()[:12]}")

@@ -100,6 +100,18 @@ class Standing:
         strictest = max(before, key=self._strictness, default=None)
         return last + 1, None if strictest is None else strictest.order.hash
 
+    def said(self, signed: Signed, now: float) -> str:
+        """Where an order stands, in a few words."""
+        order = signed.order
+        if self._over(signed, now):
+            return "over"
+        if not self.complete(signed):
+            need = order.need(self.manifest.committee)
+            return f"a proposal: {len(signed.signatures)} of {need} signatures"
+        if order.action == "resume":
+            return f"takes effect at {shown_time(order.not_before)}"
+        return "allowed" if order.action == "release" else "in force"
+
     def evidence(self) -> list[Evidence]:
         """Every pair of orders with one number that should not be."""
         ordered = sorted(self.known.values(), key=lambda signed: (signed.order.seq, signed.order.hash))
