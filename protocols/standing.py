@@ -103,6 +103,8 @@ class Standing:
     def said(self, signed: Signed, now: float) -> str:
         """Where an order stands, in a few words."""
         order = signed.order
+        if signed is self.answer or (self.answer is not None and order.hash == self.answer.order.hash):
+            return "has taken effect"
         if self._over(signed, now):
             return "over"
         if not self.complete(signed):

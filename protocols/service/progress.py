@@ -9,6 +9,7 @@ from ..errors import Refused, Warned
 from ..journal import Answered, Changed, Closed, Committed, Joined, Measured, Opened, Ordered, Planned, Row, Voided
 from ..manifest import Manifest
 from ..members import Join
+from ..orders import STOPS, Order, read_text
 from ..release import Opening, Plan, draw_members
 from ..round import Loss, Members
 
@@ -80,7 +81,8 @@ class Progress:
     turns: list[int] = field(default_factory=list)  # rounds after which the bases turned
     sessions: int = 0  # answered ones
     voids: list[Void] = field(default_factory=list)
-    orders: list[str] = field(default_factory=list)  # texts of those that took effect
+    orders: list[Order] = field(default_factory=list)  # those that took effect
+    stopped: Order | None = None  # the one that the run stands still by
     _losses: list[Loss] = field(default_factory=list)
     _clamped: int = 0
 
@@ -95,7 +97,7 @@ class Progress:
         return [join for join in self.joins.values() if join.record.role == role]
 
     def follow(self, rows: Iterable[Row]) -> list[object]:
-        """Take in rows; give what is worth telling: `Trained`, `Evaluated`, `Void`, `Changed`, `Joined`, `Ordered`.
+        """Take in rows; give what is worth telling: `Trained`, `Evaluated`, `Void`, `Changed`, `Joined`, `Order`.
 
         Raises:
             Refused: E317, the rows are no run's.
@@ -114,8 +116,7 @@ class Progress:
             self.joins[body.join.record.identity] = body.join
             return body
         if isinstance(body, Ordered):
-            self.orders.append(body.text)
-            return body
+            return self._order(read_text(body.text.partition("\n\n")[0]))
         if isinstance(body, Planned):
             self.plan, self.is_open, self._losses = body.plan, False, []
             self.row_of[body.plan.tick] = [row.number]
@@ -125,6 +126,7 @@ class Progress:
             raise Refused(317, f"a row '{type(body).__name__}' before the first plan")
         self.row_of[plan.tick].append(row.number)
         if isinstance(body, Opened):
+            self.stopped = None  # a pause may have expired, which no row says
             self.opening, self.is_open = Opening(plan=plan, releases=body.releases), True
             self.openings[plan.tick] = self.opening
         elif isinstance(body, Closed):
@@ -158,6 +160,14 @@ class Progress:
             self.voids.append(Void(body.tick, body.number, body.reason))
             return self._end(self.voids[-1])
         return None
+
+    def _order(self, order: Order) -> Order:
+        self.orders.append(order)
+        if order.action in STOPS and (self.stopped is None or self.stopped.action != "halt" or order.action == "halt"):
+            self.stopped = order
+        elif order.cites is not None and self.stopped is not None and self.stopped.seq <= order.cites:
+            self.stopped = None
+        return order
 
     def _end(self, news: object | None) -> object | None:
         self.is_open = False
