@@ -213,8 +213,7 @@ class Orders:
             obeyed = Obeyed(order=order.hash.hex(), seq=order.seq, action=order.action, reason=order.reason)
             effects = [*effects, Announce(obeyed)]
         if before is not None and after is None:
-            answer = self.standing.answer
-            ended = answer if answer is not None and (answer.order.cites or 0) >= before.order.seq else None
+            ended = self.standing.answer if before.order.seq <= self.standing.answered else None
             shown = ("", 0) if ended is None else (ended.order.hash.hex(), ended.order.seq)
             effects = [*effects, Announce(Resumed(order=shown[0], seq=shown[1]))]
         change = self.standing.next_change(self.now)
