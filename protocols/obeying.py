@@ -16,9 +16,9 @@ import msgspec
 
 from .canonical import Count, Hash, Message, Plain, decode, encode
 from .effects import After, Announce, Effects, Event, Send, Store
-from .errors import Failed, Refused
+from .errors import Failed
 from .manifest import Manifest
-from .orders import ORDER_BYTES_MAX, Signed, read_order
+from .orders import ORDER_BYTES_MAX, STOPS, Signed, read_order
 from .standing import KNOWN_MAX, Standing
 
 TIMER = "orders"
@@ -138,13 +138,9 @@ class Orders:
         """
         standing = self.standing
         signed = read_order(text, self._manifest)
-        try:
-            learned = standing.learn(signed, self.now)
-        except Refused as refused:
-            # They have not heard what ended it; nobody else is told of it.
-            if refused.number == 348 and source and signed.order.action != "resume":
-                return Heard(self.tell(source))
-            raise
+        if source and signed.order.action in STOPS and signed.order.seq <= standing.answered:
+            return Heard(self.tell(source))  # they have not heard what ended it
+        learned = standing.learn(signed, self.now)
         if not learned.new:
             return Heard([])
         order, committee = learned.signed.order, self._manifest.committee
@@ -187,8 +183,13 @@ class Orders:
 
     def tell(self, who: bytes) -> Effects:
         """What somebody should know who does what is not done now: the order in force, or what ended the last one."""
-        signed = self.in_force or self.standing.answer
-        return [] if signed is None else [Send(who, Ordering(text=signed.note(self._manifest.committee)))]
+        told = [self.in_force]
+        if self.in_force is None and (answer := self.standing.answer) is not None:
+            # with what it cites, without which nobody would take it
+            cited = [s for s in self.standing.known.values() if s.order.seq == answer.order.cites]
+            told = [*sorted((s for s in cited if self.standing.complete(s)), key=lambda s: s.order.hash), answer]
+        committee = self._manifest.committee
+        return [Send(who, Ordering(text=signed.note(committee))) for signed in told if signed is not None]
 
     def proposals(self, who: bytes) -> Effects:
         """Everything open, for somebody who may have missed it while there was no connection."""

@@ -52,12 +52,15 @@ QUIET_S = 60.0  # what is lost is said again within
 
 
 class Spell(NamedTuple):
-    """From when to when somebody stood still: indices of steps. order: hash in hex of what it first obeyed."""
+    """From when to when somebody stood still: indices of steps.
+
+    crashed: seconds; who starts again says again what it obeys, or went on with the crash.
+    """
 
     by: str
     since: int
     until: float
-    order: str
+    crashed: float
 
 
 class Orders(RunSpec):
@@ -117,18 +120,25 @@ class Orders(RunSpec):
 
     def spells(self, seen: Seen) -> Iterator[Spell]:
         """Who stood still for how long."""
+        crashes = [(step.who, step.at) for step in seen.steps("crash")]
+
+        def spell(since: Any, until: float) -> Spell:
+            crashed = min((at for who, at in crashes if who == since.by and at >= since.at), default=float("inf"))
+            return Spell(since.by, since.nth, until, crashed)
+
         begun: dict[str, Any] = {}
         for event in self.turns(seen):
+            if (since := begun.pop(event.by, None)) is not None:
+                yield spell(since, event.nth)
             if isinstance(event.what, Obeyed):
-                begun.setdefault(event.by, event)
-            elif (since := begun.pop(event.by, None)) is not None:
-                yield Spell(event.by, since.nth, event.nth, since.order)
-        for by, since in begun.items():
-            yield Spell(by, since.nth, float("inf"), since.order)
+                begun[event.by] = event
+        for since in begun.values():
+            yield spell(since, float("inf"))
 
     def standing(self, seen: Seen) -> dict[str, bool]:
         """Who stands still at the end, of those that ever did."""
-        return {event.by: isinstance(event.what, Obeyed) for event in self.turns(seen)}
+        last = {spell.by: spell for spell in self.spells(seen)}
+        return {by: spell.until == spell.crashed == float("inf") for by, spell in last.items()}
 
     def signers(self, seen: Seen) -> dict[str, set[bytes]]:
         """Who had signed what was handed over, by hash."""
@@ -151,7 +161,9 @@ class Orders(RunSpec):
         ]
         spells = list(self.spells(seen))
         return not any(
-            spell.by == move.by and spell.since < move.nth < spell.until for move in moves for spell in spells
+            spell.by == move.by and spell.since < move.nth < spell.until and move.at <= spell.crashed
+            for move in moves
+            for spell in spells
         )
 
     @always
