@@ -38,7 +38,8 @@ class RunSpec(Spec):
 
     Attributes:
         stages, replicas, relays, keyholders, release, lying, width, context: see `protocols.manifest`.
-        spares: nodes beyond those that the run needs. askers: how many ask the model; what they do is the spec's (`asker`).
+        spares: nodes beyond those that the run needs.
+        askers: how many ask the model; what they do is the spec's (`asker`).
         rounds, epoch_rounds, microbatches: of the run; it turns between epochs.
         coordinator_role, gate_role, relay_role, node_role, engine_role: who plays.
     """
