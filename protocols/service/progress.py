@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from interlock.vault import Cover, smallest_cover
+
 from ..errors import Refused, Warned
 from ..journal import Answered, Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided
 from ..manifest import Manifest
@@ -129,6 +131,21 @@ class Progress:
         """What the operator of a process calls itself."""
         join = self.joins.get(identity)
         return join.record.operator if join is not None else identity.hex()[:12]
+
+    def holdings(self, *, ever: bool = False) -> dict[str, set[int]]:
+        """Which stages each operator holds, or ever was granted; operators are told apart by what they call themselves.
+
+        Somebody with two names counts as two, which nobody but who invited them can know.
+        """
+        now = {who: stage for stage, group in enumerate(self.members) for who in group}
+        found: dict[str, set[int]] = {}
+        for who, stage in (self.granted if ever else now).items():
+            found.setdefault(self.name(who), set()).add(stage)
+        return found
+
+    def cover(self, *, ever: bool = False) -> Cover | None:
+        """The fewest operators that hold every stage, of the members now or of everyone ever granted one."""
+        return smallest_cover(self.holdings(ever=ever), self.manifest.stages)
 
     def follow(self, rows: Iterable[Row]) -> list[object]:
         """Take in rows; give what is worth telling: `Trained`, `Evaluated`, `Void`, `Changed`, `Joined`, `Mark`.
