@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from interlock.vault import Identity
 
+from .attendance import Attendance
 from .canonical import decode, encode
 from .change import BoxOffer, Offering, Offers, Prepared, Preparing, verify_offer, verify_prepared, verify_prepared_one
 from .corpus import Index
@@ -120,6 +121,7 @@ class Coordinator:
         self._chunk = chunk
         self._patience_s = patience_s
         self._ledger = Ledger(manifest)
+        self._attendance = Attendance(manifest.committee)
         self._gates: dict[bytes, int] = {}  # ready ones: how many rows each has followed
         self._nodes: set[bytes] = set()  # that have reached the relays
         # of the tick under way
@@ -152,7 +154,7 @@ class Coordinator:
         if name == "leave":
             return [Stop()]
         if name == "look":
-            return [*self._advance(), After(1.0, "look")]
+            return [*self._attendance.look(self._gates), *self._advance(), After(1.0, "look")]
         plan = self._ledger.plan
         if plan is not None and name == f"patience {plan.tick}" and plan.session is not None:
             return self._end(Voided(tick=plan.tick, number=331, reason="a session did not end in its time"))
