@@ -111,17 +111,32 @@ def up(
 
 
 @app.command()
-def status(directory: Directory, json: Json = False) -> None:
-    """Say where a run stands, from its coordinator's journal; works while it runs."""
-    from ..service.rundir import RunDir
-    from ..service.status import lines, snapshot
+def status(
+    directory: Annotated[Path, typer.Argument(help="The run's directory, or the folder of one process.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, until Ctrl-C.")] = False,
+    json: Json = False,
+) -> None:
+    """Say where a run stands, and what whoever holds it could do; works while it runs.
 
-    run = RunDir(directory)
-    if json:
-        say_json(snapshot(run))
-    else:
-        for line in lines(snapshot(run), run.manifest()):
-            say(line)
+    The run's directory, with the coordinator's journal, knows the whole; a gate's folder what the gate followed; a
+    node's and a relay's what that process did.
+    """
+    from ..service.status import View, lines, snapshot
+    from ..service.status import watch as watched
+    from .display import Lines
+
+    view = View(directory)
+    with Lines(live=watch and not json) as shown:
+
+        def tell() -> None:
+            if json:
+                say_json(snapshot(view))
+            else:
+                shown(lines(view))
+
+        if watch:
+            watched(view, tell)
+        tell()
 
 
 @app.command()

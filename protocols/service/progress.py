@@ -85,7 +85,7 @@ class Progress:
 
     moved: ticks that made a new state, in order. row_of: for every tick its planned, opened and last row's number.
     granted: everyone who was ever granted a stage, with the stage; whoever a void change was to give one counts too,
-    since shards may have moved.
+    since shards may have moved. gone: members that died or left, as far as they have not come back.
     """
 
     manifest: Manifest
@@ -108,6 +108,7 @@ class Progress:
     voids: list[Void] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     granted: dict[bytes, int] = field(default_factory=dict)
+    gone: set[bytes] = field(default_factory=set)
     rounds_lost_to_death: int = 0
     _relays: tuple[bytes, ...] = ()
     _losses: list[Loss] = field(default_factory=list)
@@ -131,6 +132,22 @@ class Progress:
         """What the operator of a process calls itself."""
         join = self.joins.get(identity)
         return join.record.operator if join is not None else identity.hex()[:12]
+
+    def waiting(self) -> list[Join]:
+        """Nodes that hold no stage and may get one."""
+        held = {who for stage in self.members for who in stage} | self.gone
+        return [join for join in self.of("node") if join.record.identity not in held]
+
+    def admitted(self) -> dict[str, list[str]]:
+        """Everyone who ever was let in, by the keyholder who signed the invitation; whoever needed none by ""."""
+        names = {keyholder.key: keyholder.name for keyholder in self.manifest.committee.keyholders}
+        found: dict[str, list[str]] = {}
+        for join in self.joins.values():
+            if join.record.role != "gate":
+                invitation = join.invitation
+                inviter = "" if invitation is None else names.get(invitation.keyholder, invitation.keyholder.hex()[:12])
+                found.setdefault(inviter, []).append(join.record.operator)
+        return found
 
     def holdings(self, *, ever: bool = False) -> dict[str, set[int]]:
         """Which stages each operator holds, or ever was granted; operators are told apart by what they call themselves.
@@ -220,14 +237,17 @@ class Progress:
             if relay not in plan.relays:
                 self._mark("failover", relay, plan)
         self._relays = plan.relays
+        self.gone.difference_update(plan.candidates)
 
     def _follow_members(self, plan: Plan, members: Members) -> None:
         self._grant(members)
         before = [who for stage in self.members for who in stage]
         now = [who for stage in members for who in stage]
         leaving = getattr(plan, "leaving", ())
+        self.gone.difference_update(now)
         for who in before:
             if who not in now:
+                self.gone.add(who)
                 self._mark("leave" if who in leaving else "death", who, plan)
         for who in now if before else ():  # the first members are the run itself
             if who not in before:

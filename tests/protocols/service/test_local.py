@@ -30,7 +30,7 @@ from interlock.protocols.service.found import found
 from interlock.protocols.service.local import Local, follow
 from interlock.protocols.service.report import measure
 from interlock.protocols.service.rundir import RunDir
-from interlock.protocols.service.status import lines, snapshot
+from interlock.protocols.service.status import View, lines, snapshot
 from interlock.protocols.service.verify import contradictions
 
 SMALL = Choices(
@@ -106,10 +106,11 @@ def test_one_replica_of_a_stage_computes_with_jax_and_the_report_says_which(tmp_
 
 
 def test_status_and_picture_come_from_the_journal(ended: RunDir) -> None:
-    found = snapshot(ended)
+    view = View(ended.path)
+    found = snapshot(view)
     assert (found["state"], found["round"], found["rounds"]) == ("ended", 4, 4)
     assert sorted(found["nodes"]) == ["node-0", "node-1"]
-    assert any("round 4 of 4" in line for line in lines(found, ended.manifest()))
+    assert ("round", "4 of 4, epoch 1") in lines(view)
     picture.draw(ended)
     assert ended.picture.read_bytes().startswith(b"\x89PNG")
 
@@ -254,7 +255,7 @@ def test_a_process_killed_in_the_middle_ends_the_run_by_name_and_leaves_nobody(t
     assert lines[-1] == f"hint: Its whole log is {run.folder(name) / 'log.txt'}; everything else was stopped."
     gone(left)
     assert not run.url.exists()
-    assert snapshot(run)["state"] == "stopped"
+    assert View(run.path).state == "stopped"
     assert all("Traceback" not in path.read_text() for path in run.path.glob("*/log.txt"))
 
 
