@@ -107,9 +107,9 @@ class View:
 
     @property
     def alarm(self) -> str:
-        """What keyholders should hear now, or empty."""
+        """What keyholders should hear now, or empty: nobody runs it, or all rounds are taken."""
         tally = self.tally
-        if not tally.needed or not self.whole or not self.run.url.exists():
+        if not tally.needed or not self.whole or self.progress.ended or not self.run.url.exists():
             return ""
         spare = len(tally.ready) - tally.needed
         if spare < 0:
@@ -252,7 +252,7 @@ def _own_work(own: dict[str, Any], tally: Tally) -> Iterator[tuple[str, str]]:
     elif own["role"] == "relay":
         yield "carried", f"{own['frames_carried']:,} frames of {own['bytes_carried']:,} bytes in {own['ticks']} ticks"
     elif own["role"] == "node":
-        yield "work", f"{own['states_reported']} states reported, in {own['ticks']} ticks"
+        yield "work", f"{own['states_reported']} states reported in {own['ticks']} ticks"
         yield "frames", f"{own['frames_sent']:,} sent ({own['bytes_sent']:,} bytes), {own['frames_read']:,} read"
         yield "cpu", f"{own['cpu_s']:,.1f} s, of them {own['masking_s']:,.1f} s for masks"
     for name in ("refused", "given_up", "declined"):

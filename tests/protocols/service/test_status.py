@@ -201,7 +201,7 @@ def test_a_node_sees_its_own_work(tmp_path: Path) -> None:
     own, said = snapshot(view)["process"], told(view)
     assert (own["role"], own["starts"], own["stage"], own["states_reported"]) == ("node", 2, 2, 1)
     assert (own["cpu_s"], own["masking_s"]) == (4.25, 0.75)
-    assert said["work"] == ["1 states reported, in 1 ticks"]
+    assert said["work"] == ["1 states reported in 1 ticks"]
     assert said["frames"] == ["1 sent (1,200 bytes), 1 read"]
     assert said["refused"] == ["E304 3 times"]
     assert said["given up"] == ["E402 1 times"]
