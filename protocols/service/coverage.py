@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from interlock.vault import Cover, chance, chance_by_formula
+from interlock.vault import chance, chance_by_formula
 
 from .progress import Progress
 
@@ -15,23 +15,19 @@ NAMES_MAX = 8
 def coverage(progress: Progress) -> dict[str, Any] | None:
     """The figures as plain values; None before anybody holds a stage.
 
-    now, ever: of those who hold a stage, and of everyone who ever was granted one. In each: holders, how many a stage
-    has; cover, the fewest operators that have every stage (exact: certainly the fewest), None if nobody has some
+    now, ever: of the operators that hold a stage, and of all that ever were granted one. In each: holders, how many a
+    stage has; cover, the fewest operators that have every stage (exact: certainly the fewest), None if nobody has some
     stage; chances, for each fraction of holders that are bad: bad, how many those are, formula, `(1-(1-f)^r)^S`, exact
     and all_but_one, the chances that they hold every stage, or all but at most one.
     """
     if not progress.granted:
         return None
-    stages = range(progress.manifest.stages)
-    ever = list(progress.granted.values())
-    now = [len(group) for group in progress.members] or [0] * len(stages)
-    return {
-        "now": _of(now, progress.cover()),
-        "ever": _of([ever.count(stage) for stage in stages], progress.cover(ever=True)),
-    }
+    return {"now": _of(progress, ever=False), "ever": _of(progress, ever=True)}
 
 
-def _of(holders: list[int], cover: Cover | None) -> dict[str, Any]:
+def _of(progress: Progress, *, ever: bool) -> dict[str, Any]:
+    held, cover = list(progress.holdings(ever=ever).values()), progress.cover(ever=ever)
+    holders = [sum(stage in stages for stages in held) for stage in range(progress.manifest.stages)]
     return {
         "holders": holders,
         "cover": None if cover is None else {"operators": list(cover.operators), "exact": cover.exact},
@@ -53,9 +49,12 @@ def _chances(fraction: float, holders: list[int]) -> dict[str, Any]:
 def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The same for people: what a line is about, and the line. Of everyone ever, where those are others than now."""
     now, ever = found["now"], found["ever"]
-    said = [("cover", _cover(now["cover"])), *_shown(now, "hold a stage")]
+    said = [("cover", _cover(now["cover"])), *_shown(now, "operators that hold a stage")]
     if ever["holders"] != now["holders"]:
-        said += [("ever", f"{_cover(ever['cover'])}, with all that they ever held"), *_shown(ever, "ever held one")]
+        said += [
+            ("ever", f"{_cover(ever['cover'])}, with all that they ever held"),
+            *_shown(ever, "operators that ever held one"),
+        ]
     return said
 
 
@@ -64,7 +63,7 @@ def _shown(found: dict[str, Any], whose: str) -> list[tuple[str, str]]:
     return [
         (
             "chance",
-            f"if {each['bad']} of the {total} that {whose} are bad, of having every stage {_percent(each['exact'])}, "
+            f"if {each['bad']} of the {total} {whose} are bad, of having every stage {_percent(each['exact'])}, "
             f"all but one {_percent(each['all_but_one'])}; every one for {each['fraction']:.0%} by the formula "
             f"{_percent(each['formula'])}",
         )

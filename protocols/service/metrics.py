@@ -103,6 +103,7 @@ class Figures(Collector):
         tally, progress, manifest = self._tally, self._progress, self._manifest
         yield _gauge("interlock_gates_ready", "Gates that it hears", len(tally.ready))
         yield _gauge("interlock_gates_needed", "Gates whose releases open a tick", manifest.committee.release)
+        yield _gauge("interlock_silent", "Nodes and relays that joined and are not heard", len(tally.silent))
         yield _numbered("interlock_declined", "Plans that gates refused, by error", tally.declined)
         yield _gauge("interlock_journal_rows", "Rows of the journal", progress.rows)
         yield _counter("interlock_rounds", "Optimizer steps taken", progress.round)

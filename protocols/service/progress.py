@@ -9,9 +9,9 @@ from typing import Literal
 from interlock.vault import Cover, smallest_cover
 
 from ..errors import Refused, Warned
-from ..journal import Answered, Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided
+from ..journal import DIED, Answered, Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided
 from ..manifest import Manifest
-from ..members import Join
+from ..members import Join, owner
 from ..release import Opening, Plan, draw_members
 from ..round import Loss, Members
 
@@ -62,8 +62,9 @@ class Void:
 class Mark:
     """Something that befell the run beside its training, in which tick and after how many tokens.
 
-    death: a member vanished; join: somebody new got a stage; leave: a member handed its stage over; failover: plans
-    name other relays than `who`. who: operator.
+    death: a member vanished, or started again without its stage's state; join: somebody got a stage, or one that had
+    started again got it back; leave: a member went because it wanted to; failover: plans do without the relay `who`.
+    who: operator.
     """
 
     kind: Literal["death", "join", "leave", "failover"]
@@ -76,7 +77,6 @@ class Mark:
 
 
 _MARKS = {"death": "died:", "join": "joined:", "leave": "left:", "failover": "relay lost:"}
-DIED = 332  # number of the void row of a tick in which a process died
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class Progress:
 
     moved: ticks that made a new state, in order. row_of: for every tick its planned, opened and last row's number.
     granted: everyone who was ever granted a stage, with the stage; whoever a void change was to give one counts too,
-    since shards may have moved. gone: members that died or left, as far as they have not come back.
+    since shards may have moved.
     """
 
     manifest: Manifest
@@ -108,7 +108,6 @@ class Progress:
     voids: list[Void] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     granted: dict[bytes, int] = field(default_factory=dict)
-    gone: set[bytes] = field(default_factory=set)
     rounds_lost_to_death: int = 0
     _relays: tuple[bytes, ...] = ()
     _losses: list[Loss] = field(default_factory=list)
@@ -134,8 +133,8 @@ class Progress:
         return join.record.operator if join is not None else identity.hex()[:12]
 
     def waiting(self) -> list[Join]:
-        """Nodes that hold no stage and may get one."""
-        held = {who for stage in self.members for who in stage} | self.gone
+        """Nodes that joined and hold no stage."""
+        held = {who for stage in self.members for who in stage}
         return [join for join in self.of("node") if join.record.identity not in held]
 
     def admitted(self) -> dict[str, list[str]]:
@@ -150,14 +149,12 @@ class Progress:
         return found
 
     def holdings(self, *, ever: bool = False) -> dict[str, set[int]]:
-        """Which stages each operator holds, or ever was granted; operators are told apart by what they call themselves.
-
-        Somebody with two names counts as two, which nobody but who invited them can know.
-        """
+        """Which stages each operator holds, or ever was granted. Whose a process is, a keyholder's invitation says."""
         now = {who: stage for stage, group in enumerate(self.members) for who in group}
         found: dict[str, set[int]] = {}
         for who, stage in (self.granted if ever else now).items():
-            found.setdefault(self.name(who), set()).add(stage)
+            join = self.joins.get(who)
+            found.setdefault(owner(join) if join is not None else self.name(who), set()).add(stage)
         return found
 
     def cover(self, *, ever: bool = False) -> Cover | None:
@@ -227,8 +224,7 @@ class Progress:
         elif isinstance(body, Voided):
             self.voids.append(Void(body.tick, body.number, body.reason))
             self.rounds_lost_to_death += plan.kind == "train" and body.number == DIED
-            if plan.change and plan.change != "start" and self.is_open:
-                self._grant(self.members_of(plan.tick))
+            self._grant(body.members)
             return self._end(self.voids[-1])
         return None
 
@@ -237,20 +233,17 @@ class Progress:
             if relay not in plan.relays:
                 self._mark("failover", relay, plan)
         self._relays = plan.relays
-        self.gone.difference_update(plan.candidates)
 
     def _follow_members(self, plan: Plan, members: Members) -> None:
         self._grant(members)
-        before = [who for stage in self.members for who in stage]
-        now = [who for stage in members for who in stage]
-        leaving = getattr(plan, "leaving", ())
-        self.gone.difference_update(now)
-        for who in before:
-            if who not in now:
-                self.gone.add(who)
-                self._mark("leave" if who in leaving else "death", who, plan)
-        for who in now if before else ():  # the first members are the run itself
-            if who not in before:
+        if plan.change != "members":  # the first members are the run itself, and a turn changes none
+            return
+        stayed = {who for stage in plan.members for who in stage}
+        for who in (who for stage in self.members for who in stage):
+            if who not in stayed:
+                self._mark("leave" if who in plan.leaving else "death", who, plan)
+        for who in (who for stage in members for who in stage):
+            if who not in stayed:
                 self._mark("join", who, plan)
 
     def _grant(self, members: Members) -> None:

@@ -146,8 +146,8 @@ def snapshot(view: View) -> dict[str, Any]:
         "tokens_per_second": speed(progress, view.times, RECENT),
         "boundary_bytes_per_token": view.boundary_bytes_per_token,
         "members": [[progress.name(who) for who in stage] for stage in progress.members],
-        "waiting": [join.record.operator for join in progress.waiting()],
-        "gone": sorted(progress.name(who) for who in progress.gone),
+        "waiting": [name for join in progress.waiting() if (name := join.record.operator) not in tally.silent],
+        "silent": list(tally.silent),
         **{f"{role}s": [join.record.operator for join in progress.of(role)] for role in ("node", "gate", "relay")},
         "relays_used": sorted(progress.name(who) for who in plan.relays) if plan else [],
         "gates_ready": list(tally.ready),
@@ -210,18 +210,19 @@ def _of_the_journal(view: View, found: dict[str, Any]) -> Iterator[tuple[str, st
     if found["val_loss"] is not None:
         yield "validation", f"{found['val_loss']:.4f} nats a byte after round {found['val_round']}"
     yield "boundaries", f"{found['boundary_bytes_per_token']:,.0f} bytes for a byte of text"
+    members = {name for names in found["members"] for name in names}
     for stage, names in enumerate(found["members"]):
-        yield f"stage {stage}", ", ".join(names) or "nobody"
+        yield f"stage {stage}", ", ".join(_heard(name, tally) for name in names) or "nobody"
     if not found["members"]:
         yield "nodes", ", ".join(sorted(found["nodes"])) or "none yet"
     elif found["waiting"]:
         yield "waiting", ", ".join(sorted(found["waiting"]))
-    if found["gone"]:
-        yield "gone", ", ".join(found["gone"])
+    if found["members"] and (away := set(found["nodes"]) & set(tally.silent) - members):
+        yield "away", ", ".join(sorted(away))
     yield "gates", _gates(found, known=bool(tally.needed))
     spare = sorted(set(found["relays"]) - set(found["relays_used"])) if found["relays_used"] else []
-    relays = ", ".join(found["relays_used"] or sorted(found["relays"])) or "none yet"
-    yield "relays", relays + (f"; spare: {', '.join(spare)}" if spare else "")
+    relays = ", ".join(_heard(name, tally) for name in found["relays_used"] or sorted(found["relays"])) or "none yet"
+    yield "relays", relays + (f"; others: {', '.join(_heard(name, tally) for name in spare)}" if spare else "")
     if found["coverage"] is not None:
         yield from coverage_lines(found["coverage"])
         yield "draws", "who lists the releases, the coordinator, can steer what is drawn a little"
@@ -231,6 +232,10 @@ def _of_the_journal(view: View, found: dict[str, Any]) -> Iterator[tuple[str, st
         yield "event", f"{mark} in tick {mark.tick}"
     for void in progress.voids[-5:]:
         yield "void", f"tick {void.tick}, E{void.number} {void.reason}"
+
+
+def _heard(name: str, tally: Tally) -> str:
+    return f"{name} (silent)" if name in tally.silent else name
 
 
 def _gates(found: dict[str, Any], *, known: bool) -> str:

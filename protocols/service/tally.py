@@ -19,7 +19,8 @@ class Tally:
     kind empty and stage -1 where that is not its business. ticks: that opened to it. reported: states that it reported.
     refused: inputs that it dropped or messages that it could not send, by number. gave_up: ticks that it could not
     finish, by number. declined: plans that a gate refused, or that gates refused the coordinator, by number. waiting:
-    what a coordinator misses. ready, missing, needed: gates that it hears or not, and how many a tick needs.
+    what a coordinator misses. ready, missing, needed: gates that it hears or not, and how many a tick needs. silent:
+    nodes and relays that it does not hear.
     """
 
     role: str = ""
@@ -48,6 +49,7 @@ class Tally:
     ready: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     needed: int = 0
+    silent: tuple[str, ...] = ()
     _spent: tuple[float, float] = (0.0, 0.0)  # since its newest beginning
 
     def follow(self, events: Iterable[Mapping[str, Any]]) -> None:
@@ -107,9 +109,9 @@ class Tally:
                 self.reason = f"tick {int(event['tick'])}: {event['reason']}"
             case "Waiting":
                 self.waiting = str(event["what"])
-            case "GatesHere":
+            case "Present":
                 self.ready, self.missing = tuple(map(str, event["ready"])), tuple(map(str, event["missing"]))
-                self.needed = int(event["needed"])
+                self.needed, self.silent = int(event["needed"]), tuple(map(str, event["silent"]))
 
     def _opened(self, tick: Any) -> None:
         self.tick, self.ticks = int(tick), self.ticks + 1

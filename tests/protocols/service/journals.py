@@ -53,7 +53,7 @@ class Journal:
         self.now += 1.0
         self.times.append(self.now)
 
-    def join(self, role: Role, *names: str, operator: str = "", inviter: str = "ada") -> None:
+    def join(self, role: Role, *names: str, operator: str = "", label: str = "", inviter: str = "ada") -> None:
         for name in names:
             address = f"tcp://127.0.0.1:{7000 + len(self.rows)}" if role == "relay" else ""
             record = make_record(identity(name), role, operator or name, address)
@@ -61,7 +61,7 @@ class Journal:
             if role != "gate":
                 run = self.manifest.run
                 nonce = len(self.rows).to_bytes(16, "big")
-                invitation = make_invitation(identity(inviter), run=run, role=role, label=name, nonce=nonce)
+                invitation = make_invitation(identity(inviter), run=run, role=role, label=label or name, nonce=nonce)
             self.write(Joined(join=Join(record=record, invitation=invitation)))
 
     def everyone(self) -> None:
@@ -104,12 +104,16 @@ class Journal:
         releases = tuple(make_release(gate, plan, bytes(32)) for gate in gates)
         self.write(Opened(tick=plan.tick, plan=plan.digest, releases=releases))
 
-    def change(self, change: str, members: Names, **fields: Any) -> None:
-        """A change of that kind, which ends with these members."""
+    def change(self, change: str, into: Names, **fields: Any) -> None:
+        """A change of that kind, which ends with these members; who was one and is not gone stays."""
+        if change == "members":
+            pairs = zip(self.members, into, strict=True)
+            stays = [[name for name in old if name in new] for old, new in pairs]
+            fields = {"members": tuple(keys(stage) for stage in stays)} | fields
         plan = self.plan("change", change, **fields)
         self.open(plan)
-        self.members = members
-        self.write(Changed(tick=plan.tick, members=tuple(keys(stage) for stage in members), prepared=()))
+        self.members = into
+        self.write(Changed(tick=plan.tick, members=tuple(keys(stage) for stage in into), prepared=()))
 
     def start(self) -> None:
         """Everyone joins, and the first members begin."""
@@ -127,7 +131,7 @@ class Journal:
         member = identity(self.members[-1][0]).public
         commitment = Commitment(
             tick=plan.tick, member=member, sum=bytes(32), headers=bytes(32), clamped=0, peaks=(), losses=(loss,),
-            signature=bytes(64),
+            seconds=0.0, signature=bytes(64),
         )  # fmt: skip
         self.write(Closed(tick=plan.tick, opening=bytes(32), commitments=(commitment,)))
         self._round += 1

@@ -11,11 +11,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.protocols.service.journals import Journal
 from tests.runs import manifest
 
-from interlock.protocols.attendance import GatesHere
+from interlock.protocols.attendance import Present
 from interlock.protocols.canonical import encode
 from interlock.protocols.coordinator import GateDeclined, Wrote
 from interlock.protocols.errors import Failed, Misused
 from interlock.protocols.gate import GateReleased
+from interlock.protocols.journal import DIED
 from interlock.protocols.net.runner import Refusal
 from interlock.protocols.node import GaveUp, NodeOpened
 from interlock.protocols.passing import NodeReported, Spent
@@ -23,7 +24,6 @@ from interlock.protocols.relay import Carried, RelayOpened
 from interlock.protocols.seat import FrameSent
 from interlock.protocols.service.events import read_events
 from interlock.protocols.service.metrics import Metrics
-from interlock.protocols.service.progress import DIED
 from interlock.protocols.service.store import SQLiteStore
 
 MADE = manifest()
@@ -123,7 +123,7 @@ def test_a_coordinator_shows_what_its_journal_says_at_each_row(tmp_path: Path) -
         store.put(f"row {row.number:08d}", encode(row))
         shown(Wrote(number=row.number, row=type(row.body).__name__))
         assert samples(shown.port)["interlock_journal_rows"] == row.number + 1
-    shown(GatesHere(ready=("ada", "cleo"), missing=("bela",), needed=2))
+    shown(Present(ready=("ada", "cleo"), missing=("bela",), needed=2, silent=("node3", "relay0")))
     shown(GateDeclined(tick=3, gate="ab", number=312, reason="no"))
     now = samples(shown.port)
     assert (now["interlock_rounds_total"], now["interlock_rounds_planned"], now["interlock_tokens_total"]) == (
@@ -134,6 +134,7 @@ def test_a_coordinator_shows_what_its_journal_says_at_each_row(tmp_path: Path) -
     assert now["interlock_loss_nats"] == pytest.approx(2 + 3 * 2.718281828 ** (-1 / 8))
     assert now["interlock_validation_loss_nats"] == 5.0
     assert (now["interlock_gates_ready"], now["interlock_gates_needed"]) == (2, 2)
+    assert now["interlock_silent"] == 2
     assert now['interlock_declined_total{number="E312"}'] == 1
     assert now[f'interlock_voids_total{{number="E{DIED}"}}'] == 1
     counted = ("deaths", "joins", "leaves", "relay_failovers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ from tests.runs import identity, manifest
 from interlock.protocols.boundary import Pass, Passed
 from interlock.protocols.cli.display import JsonLines, Table
 from interlock.protocols.errors import Refused
-from interlock.protocols.journal import Voided
-from interlock.protocols.service.progress import DIED, Evaluated, Mark, Progress, Trained
+from interlock.protocols.journal import DIED, Committed, Voided
+from interlock.protocols.service.progress import Evaluated, Mark, Progress, Trained
 
 
 def test_a_run_is_told_as_it_was(world: World) -> None:
@@ -158,20 +159,55 @@ def test_whoever_was_ever_granted_a_stage_is_remembered() -> None:
     assert progress.granted == first | {identity("fresh").public: 1}
 
 
-def test_a_change_that_was_voided_after_it_opened_may_have_moved_shards() -> None:
+def test_a_change_of_members_that_was_void_may_have_moved_shards() -> None:
     journal = Journal(manifest())
     journal.start()
     journal.join("node", "fresh")
-    members = tuple(keys(stage) for stage in swapped(journal.members, "node3", "fresh"))
-    plan = journal.plan("change", "turn", members=members)
-    journal.write(Voided(tick=plan.tick, number=1, reason="it never opened"))
-    assert identity("fresh").public not in followed(journal)[0].granted
-    plan = journal.plan("change", "turn", members=members)
+    plan = journal.plan("change", "members", candidates=keys(["fresh"]))
     journal.open(plan)
-    journal.write(Voided(tick=plan.tick, number=1, reason="it opened"))
+    members = tuple(keys(stage) for stage in swapped(journal.members, "node3", "fresh"))
+    journal.write(Voided(tick=plan.tick, number=DIED, reason="gone: node3", members=members))
     progress, _ = followed(journal)
     assert progress.granted[identity("fresh").public] == 1
     assert progress.marks == []
+
+
+def test_a_member_that_started_again_died_and_came_back() -> None:
+    journal = Journal(manifest())
+    journal.start()
+    stays = tuple(keys([name for name in stage if name != "node3"]) for stage in journal.members)
+    journal.change("members", journal.members, members=stays, candidates=keys(["node3"]))
+    journal.change("turn", journal.members)
+    progress, _ = followed(journal)
+    assert [(mark.kind, mark.who) for mark in progress.marks] == [("death", "node3"), ("join", "node3")]
+
+
+def test_a_run_whose_members_die_leave_and_come_is_told_as_it_was() -> None:
+    """As the processes do it: who leaves does so at once, since another replica holds what it holds."""
+    world = World(manifest(training=dict(rounds=4)), spares=1)
+
+    def round_is(number: int) -> Callable[[World], bool]:
+        return lambda world: any(isinstance(row.body, Committed) and row.body.round == number for row in world.rows())
+
+    def members() -> list[list[str]]:
+        progress = Progress(world.manifest)
+        progress.follow(world.rows())
+        return [[progress.name(who) for who in stage] for stage in progress.members]
+
+    world.run(until=round_is(1))
+    leaves, dies = members()[0][0], members()[2][1]
+    world.tell(leaves, lambda role: role.on_timer("hand over"))
+    world.run(until=round_is(2))
+    world.kill(dies)
+    world.run()
+    progress = Progress(world.manifest)
+    progress.follow(world.rows())
+    assert progress.ended
+    marks = [(mark.kind, mark.who) for mark in progress.marks]
+    assert ("leave", leaves) in marks
+    assert ("death", dies) in marks
+    assert [progress.counted(kind) for kind in ("death", "leave", "join", "failover")] == [1, 1, 1, 0]
+    assert len(progress.granted) == 7
 
 
 def test_marks_do_not_depend_on_how_many_rows_come_at_once() -> None:

@@ -9,8 +9,9 @@ from matplotlib import pyplot
 from tests.protocols.service.journals import Journal, announce, keys
 from tests.runs import manifest
 
+from interlock.protocols.journal import DIED
 from interlock.protocols.service import picture
-from interlock.protocols.service.progress import DIED, Progress
+from interlock.protocols.service.progress import Progress
 from interlock.protocols.service.report import measure
 
 
@@ -22,7 +23,7 @@ def eventful() -> Journal:
     journal.evaluate(5.0)
     journal.train()
     journal.train()
-    journal.join("node", "fresh", "other", operator="$x^{")
+    journal.join("node", "fresh", "other", operator="$x^{", label="one")
     journal.train(void=DIED)
     journal.change("members", [["node0", "node1"], ["node2", "fresh"], ["node4", "node5"]])
     journal.train()
@@ -41,7 +42,7 @@ def test_the_report_counts_what_befell_the_run(eventful: Journal, tmp_path: Path
     counted = ("deaths", "rounds_lost_to_death", "joins", "leaves", "relay_failovers")
     assert [found[name] for name in counted] == [1, 1, 2, 1, 1]
     assert (found["rounds"], found["voids"], found["tokens"]) == (5, 1, 500)
-    assert found["operators_to_cover"] == 2  # whoever calls itself $x^{ has two identities, in two stages
+    assert found["operators_to_cover"] == 2  # one has two identities, in two stages
 
 
 def test_cpu_time_counts_whoever_came_later_or_again_from_its_beginning(eventful: Journal, tmp_path: Path) -> None:

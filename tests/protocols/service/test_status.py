@@ -43,12 +43,15 @@ def journal() -> Journal:
 
 
 def test_stages_their_replicas_and_who_waits_or_has_gone(journal: Journal, tmp_path: Path) -> None:
-    view = View(journal.save(tmp_path / "run").path)
+    run = journal.save(tmp_path / "run")
+    silent = ["node0", "node2", "node3", "relay0"]
+    announce(run.folder("coordinator"), "Present", ready=["ada"], missing=["bela", "cleo"], needed=2, silent=silent)
+    view = View(run.path)
     found, said = snapshot(view), told(view)
-    assert said["stage 1"] == ["node2, fresh"]
-    assert (found["waiting"], found["gone"]) == (["late"], ["node0", "node3"])
-    assert (said["waiting"], said["gone"]) == (["late"], ["node0, node3"])
-    assert said["relays"] == ["relay0, relay1; spare: relay2"]
+    assert said["stage 1"] == ["node2 (silent), fresh"]
+    assert (found["waiting"], found["silent"]) == (["late"], silent)
+    assert (said["waiting"], said["away"]) == (["late"], ["node0, node3"])
+    assert said["relays"] == ["relay0 (silent), relay1; others: relay2"]
     counted = ("deaths", "joins", "leaves", "rounds_lost_to_death", "relay_failovers")
     assert [found[name] for name in counted] == [1, 2, 1, 1, 0]
     assert said["event"] == [
@@ -63,13 +66,6 @@ def test_stages_their_replicas_and_who_waits_or_has_gone(journal: Journal, tmp_p
         "bela": ["fresh", "other", "late"],
     }
     assert said["let in"][1] == "by bela: fresh, other, late"
-
-
-def test_somebody_who_comes_back_waits_again(journal: Journal, tmp_path: Path) -> None:
-    journal.plan("change", "members", candidates=keys(["node3"]))
-    view = View(journal.save(tmp_path / "run").path)
-    assert snapshot(view)["waiting"] == ["node3", "late"]
-    assert snapshot(view)["gone"] == ["node0"]
 
 
 def test_speed_and_bytes_are_measured_where_they_can_be(journal: Journal, tmp_path: Path) -> None:
@@ -97,8 +93,8 @@ def test_the_alarm_is_raised_when_no_keyholder_can_be_spared(
 ) -> None:
     run = journal.save(tmp_path / "run")
     missing = [name for name in ("ada", "bela", "cleo") if name not in ready]
-    announce(run.folder("coordinator"), "GatesHere", ready=["ada"], missing=["bela", "cleo"], needed=2)
-    announce(run.folder("coordinator"), "GatesHere", ready=list(ready), missing=missing, needed=2)
+    announce(run.folder("coordinator"), "Present", ready=["ada"], missing=["bela", "cleo"], needed=2, silent=[])
+    announce(run.folder("coordinator"), "Present", ready=list(ready), missing=missing, needed=2, silent=[])
     run.url.write_text("interlock://...")
     view = View(run.path)
     assert view.alarm == alarm
@@ -136,17 +132,17 @@ def test_coverage_counts_members_and_everyone_who_ever_was_one(journal: Journal,
     assert half["exact"] == pytest.approx(8 / 20)  # one of two in each of three stages, of C(6, 3) draws
     assert half["all_but_one"] == 1.0
     assert (
-        "if 3 of the 6 that hold a stage are bad, of having every stage 40%, all but one 100%"
+        "if 3 of the 6 operators that hold a stage are bad, of having every stage 40%, all but one 100%"
         in told(view)["chance"][2]
     )
-    assert any("of the 8 that ever held one" in line for line in told(view)["chance"])
+    assert any("of the 8 operators that ever held one" in line for line in told(view)["chance"])
 
 
 def test_one_operator_with_replicas_of_several_stages_covers_them(tmp_path: Path) -> None:
     journal = Journal(manifest())
     journal.join("gate", "ada", "bela", "cleo")
     journal.join("relay", *journal.relays)
-    journal.join("node", "node0", "node3", operator="mira")
+    journal.join("node", "node0", "node3", label="mira")
     journal.join("node", "node1", "node2", "node4", "node5")
     journal.change("start", journal.places())
     view = View(journal.save(tmp_path / "run").path)
@@ -172,7 +168,7 @@ def test_a_view_follows_what_is_written_after_it_began(journal: Journal, tmp_pat
     for row in journal.rows[before:]:
         store.put(f"row {row.number:08d}", encode(row))
     store.close()
-    announce(run.folder("coordinator"), "GatesHere", ready=["ada"], missing=["bela", "cleo"], needed=2)
+    announce(run.folder("coordinator"), "Present", ready=["ada"], missing=["bela", "cleo"], needed=2, silent=[])
     view.look()
     assert view.progress.round == 3
     assert view.tally.missing == ("bela", "cleo")
