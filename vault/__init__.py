@@ -1,10 +1,11 @@
 """What must stay secret, and who may hold it.
 
 Start with `Identity` (a process's keys), `Ratchet`, `GroupKey` and `PairKey` (the secrets behind masks), `BoxKey`
-(sealing for one tick) and `Secret` (bytes that do not print).
+(sealing for one tick) and `Secret` (bytes that do not print). `smallest_cover` says who together would hold it all.
 """
 
 from .boxes import BoxKey, open_sealed, seal, seal_to
+from .coverage import Cover, chance, chance_by_formula, smallest_cover
 from .custody import verify_grants
 from .errors import BadSignature, CustodyRefused, Erased, KeyFileRefused, NotOpened, VaultError
 from .identity import Identity, verify_key, verify_signature
@@ -15,6 +16,7 @@ from .secret import Secret
 __all__ = [
     "BadSignature",
     "BoxKey",
+    "Cover",
     "CustodyRefused",
     "Erased",
     "GroupKey",
@@ -25,12 +27,15 @@ __all__ = [
     "Ratchet",
     "Secret",
     "VaultError",
+    "chance",
+    "chance_by_formula",
     "open_sealed",
     "prf",
     "salted",
     "seal",
     "seal_to",
     "secret_id",
+    "smallest_cover",
     "verify_grants",
     "verify_key",
     "verify_signature",

@@ -22,6 +22,14 @@ app.add_typer(serve, name="serve")
 
 Bind = Annotated[str, typer.Option(help="HOST:PORT to listen at; port 0 is any free one.")]
 Advertise = Annotated[str, typer.Option(help="HOST or HOST:PORT at which others reach it, where that differs.")]
+Metrics = Annotated[
+    int | None,
+    typer.Option(
+        help="Port for Prometheus at http://127.0.0.1:PORT/metrics; 0 is any free one, which the log names.",
+        min=0,
+        max=65535,
+    ),
+]
 Invited = Annotated[Path | None, typer.Option(help="Invitation by a keyholder; none where admission is open.")]
 
 
@@ -71,6 +79,7 @@ class Joining:
     url: Annotated[str, "Join URL of the run, in quotes."] = ""
     url_file: Annotated[Path | None, "File that holds the join URL."] = None
     wait: Annotated[float, "Give up after so many seconds without an answer."] = 60.0
+    metrics: Metrics = None
 
     def guest(self) -> Member:
         """Read key and URL.
@@ -97,7 +106,14 @@ class Joining:
                 617, "--operator", expected="1 to 80 characters", actual=len(self.operator), todo="Give a short name."
             )
         parsed, identity = parse_url(url), Identity.load(self.key)
-        return Member(url=parsed, identity=identity, operator=self.operator, folder=self.folder, wait_s=self.wait)
+        return Member(
+            url=parsed,
+            identity=identity,
+            operator=self.operator,
+            folder=self.folder,
+            wait_s=self.wait,
+            metrics=self.metrics,
+        )
 
 
 def _invitation(guest: Member, path: Path | None, role: str) -> Invitation | None:
@@ -116,6 +132,7 @@ def coordinator(
     patience: Annotated[
         float, typer.Option(help="Seconds that a tick may take; then the run stops and says who is missing.")
     ] = 120.0,
+    metrics: Metrics = None,
     limits: Limits,
 ) -> None:
     """Coordinate a run: plans, journal, corpus. Sees no weight, no activation and no secret.
@@ -126,7 +143,7 @@ def coordinator(
     from ..service import coordinator
     from ..service.rundir import RunDir
 
-    coordinator.serve(RunDir(directory), bind=bind, advertise=advertise, patience_s=patience, told=say)
+    coordinator.serve(RunDir(directory), bind=bind, advertise=advertise, patience_s=patience, told=say, metrics=metrics)
 
 
 @serve.command()

@@ -15,13 +15,22 @@ from .rundir import RunDir, write_whole
 from .url import JoinURL, endpoint, reachable
 
 
-def serve(run: RunDir, *, bind: str, advertise: str, patience_s: float, told: Callable[[str], None]) -> None:
+def serve(
+    run: RunDir,
+    *,
+    bind: str,
+    advertise: str,
+    patience_s: float,
+    told: Callable[[str], None],
+    metrics: int | None = None,
+) -> None:
     """Coordinate the run of a directory until a signal comes.
 
     Args:
         bind: HOST:PORT, port 0 for any. advertise: what others are told instead, or empty.
         patience_s: how long a tick may take before the run stops and names who is missing.
         told: hears the join URL once it listens.
+        metrics: port at which this machine may read its figures.
 
     Raises:
         InterlockError: E616, the key is not the manifest's; E701, E705, E714; or what stopped the run.
@@ -58,6 +67,7 @@ def serve(run: RunDir, *, bind: str, advertise: str, patience_s: float, told: Ca
                 manifest,
                 identity=identity,
                 kinds=messages.BY_COORDINATOR,
+                metrics=metrics,
                 door_kinds=messages.BY_STRANGERS,
                 begun=begun,
             )

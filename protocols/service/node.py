@@ -50,6 +50,7 @@ def serve(guest: Member, *, invitation: Invitation | None, backend: str, device:
                 manifest,
                 identity=identity,
                 kinds=messages.BY_NODE,
+                metrics=guest.metrics,
                 compute=engine,
                 said=[computes],
             )

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interlock.vault import Identity
 
@@ -34,6 +34,9 @@ from .rundir import save_manifest
 from .store import SQLiteStore
 from .url import JoinURL
 
+if TYPE_CHECKING:
+    from .metrics import Metrics
+
 PART_BYTES_MAX = QUEUE_BYTES  # what is received before the manifest says how large messages of the run may be
 ASK_S = 1.0
 _log = logging.getLogger("interlock")
@@ -51,9 +54,17 @@ class Guest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member(Guest):
-    """Likewise, of a process that serves. folder: for its store, events and log."""
+    """Likewise, of a process that serves. folder: for its store, events and log. metrics: port to show them at."""
 
     folder: Path
+    metrics: int | None = None
+
+
+class Began(Event, frozen=True, kw_only=True):
+    """A process began. role: what it is. process: its number on its machine."""
+
+    role: str
+    process: int
 
 
 class Process:
@@ -129,16 +140,19 @@ class Process:
         compute: Callable[[Any], Any] = lambda job: None,
         begun: Callable[[], None] = lambda: None,
         said: Sequence[Event] = (),
+        metrics: int | None = None,
     ) -> None:
         """Drive a role until it stops. `begun` is called once the transport listens; `said` comes before its events.
 
+        metrics: port at which this machine may read its figures (`metrics.Metrics`).
+
         Raises:
-            InterlockError: the error it stopped with.
+            InterlockError: E745, the port cannot be had; or the error it stopped with.
         """
         await transport.start()
         begun()
-        store, observe = SQLiteStore(self.folder / "store.sqlite"), EventFile(self.folder)
-        for event in said:
+        store, observe = SQLiteStore(self.folder / "store.sqlite"), self._events(role, manifest, transport, metrics)
+        for event in (Began(role=type(role).__name__.lower(), process=os.getpid()), *said):
             observe(event)
         runner = Runner(
             role,
@@ -161,6 +175,22 @@ class Process:
             _log.info("refused, by number: %s", dict(runner.refused))
             store.close()
             observe.close()
+
+    def _events(
+        self, role: Role, manifest: Manifest, transport: ZeroMQTransport, metrics: int | None
+    ) -> EventFile | Metrics:
+        """What hears everything that the role announces."""
+        if metrics is None:
+            return EventFile(self.folder)
+        from .metrics import Metrics
+
+        return Metrics(
+            metrics,
+            role=type(role).__name__.lower(),
+            manifest=manifest,
+            folder=self.folder,
+            waiting_bytes=lambda: transport.waiting_bytes,
+        )
 
 
 async def join(transport: ZeroMQTransport, guest: Guest, request: Join, *, keep: Path | None) -> Manifest:
