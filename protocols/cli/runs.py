@@ -78,8 +78,10 @@ def _found(directory: Path, choices: Choices, *, json: bool) -> RunDir:
         say(f"  left out, because empty or not text: {skipped} files")
     training = manifest.training
     say(f"  {training.rounds} rounds of {manifest.tokens_per_round:,} bytes, bases turn every {training.epoch_rounds}")
-    for line in manifest.committee.meaning():
+    for line in (*manifest.committee.meaning(), *manifest.policy.meaning()):
         say(f"  {line}")
+    if manifest.release == "manual":
+        say("  every gate waits for its keyholder to allow an epoch: interlock keyholder release EPOCH")
     return run
 
 

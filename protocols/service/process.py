@@ -30,7 +30,8 @@ from ..net.transport import QUEUE_BYTES, NotSent
 from ..net.zeromq import ZeroMQTransport
 from ..wire import Limits, pack, unpack
 from .events import EventFile, log_to
-from .rundir import save_manifest
+from .orders import Inbox, Obedient
+from .rundir import STORE, save_manifest
 from .store import SQLiteStore
 from .url import JoinURL
 
@@ -130,7 +131,7 @@ class Process:
 
     async def drive(
         self,
-        role: Role,
+        role: Obedient,
         transport: ZeroMQTransport,
         manifest: Manifest,
         *,
@@ -151,7 +152,7 @@ class Process:
         """
         await transport.start()
         begun()
-        store, observe = SQLiteStore(self.folder / "store.sqlite"), self._events(role, manifest, transport, metrics)
+        store, observe = SQLiteStore(self.folder / STORE), self._events(role, manifest, transport, metrics)
         for event in (Began(role=type(role).__name__.lower(), process=os.getpid()), *said):
             observe(event)
         runner = Runner(
@@ -168,10 +169,14 @@ class Process:
             observe=observe,
             clock=time.time,
         )
+        # Whatever a process plays, orders reach it as files: no network and nobody else is needed to stop it.
+        orders = asyncio.create_task(Inbox(self.folder, role, runner.perform).watch())
         self._leave = lambda: runner.perform(lambda: [*role.on_timer("leave"), Stop()])
         try:
             await runner.run()
         finally:
+            orders.cancel()
+            await asyncio.wait([orders])
             _log.info("refused, by number: %s", dict(runner.refused))
             store.close()
             observe.close()
