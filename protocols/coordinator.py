@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from interlock.vault import Identity
 
+from .addresses import verify_address
 from .canonical import decode, encode
 from .change import BoxOffer, Offering, Offers, Prepared, Preparing, verify_offer, verify_prepared, verify_prepared_one
 from .corpus import Index
@@ -103,6 +104,7 @@ class Coordinator:
     Args:
         chunk: gives the bytes of a corpus chunk by number.
         patience_s: a tick that has not ended after this long ends the run with an error that names who is missing.
+        local: whether all processes are on one machine; if not, a relay must be reachable from others.
     """
 
     def __init__(
@@ -113,12 +115,14 @@ class Coordinator:
         index: Index,
         chunk: Callable[[int], bytes],
         patience_s: float = 120.0,
+        local: bool = True,
     ) -> None:
         self._identity = identity
         self._manifest = manifest
         self._index = index
         self._chunk = chunk
         self._patience_s = patience_s
+        self._local = local
         self._ledger = Ledger(manifest)
         self._gates: dict[bytes, int] = {}  # ready ones: how many rows each has followed
         self._nodes: set[bytes] = set()  # that have reached the relays
@@ -230,6 +234,8 @@ class Coordinator:
             open_admission=self._manifest.admission == "open",
             used=frozenset(used),
         )
+        if record.role == "relay" and not self._local:
+            verify_address(record)
         limit = self._manifest.stages * self._manifest.replicas
         if record.role == "node" and len(self._ledger.of("node")) >= limit:
             raise Refused(212, f"all {limit} places are taken", todo="Wait for a vacancy.")

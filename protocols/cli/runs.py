@@ -16,7 +16,7 @@ from ..service import machine
 from ..service.choices import Choices
 from .app import Json, app, note, say, say_json
 from .options import flatten
-from .serve import Limits
+from .serve import Limits, LogJson
 
 if TYPE_CHECKING:
     from ..service.rundir import RunDir
@@ -91,6 +91,7 @@ def up(
     serve: Annotated[
         bool, typer.Option("--serve", help="Go on after the last round, answering 'generate' and 'evaluate'.")
     ] = False,
+    log_json: LogJson = False,
 ) -> None:
     """Run all processes of a run that was made with --local, here, to its end.
 
@@ -105,7 +106,7 @@ def up(
         if serve:
             note(f"all rounds are taken; it answers until Ctrl-C: interlock generate {directory} --prompt TEXT")
 
-    _follow(run, json=json, disclose=False, threads=threads, ended=ended, serve=serve)
+    _follow(run, json=json, disclose=False, threads=threads, ended=ended, serve=serve, log_json=log_json)
     _finish(run, start, json=json, report=None)
 
 
@@ -235,11 +236,12 @@ def _follow(
     threads: int,
     ended: Callable[[], None] = lambda: None,
     serve: bool = False,
+    log_json: bool = False,
 ) -> None:
     from ..service.local import Local, follow
     from .display import JsonLines, Table
 
-    local, start = Local(run, disclose=disclose, threads=threads), machine.now_s()
+    local, start = Local(run, disclose=disclose, threads=threads, log_json=log_json), machine.now_s()
     try:
         with JsonLines(local) if json else Table(local) as display:
             whole = follow(local, display, ended=ended, serve=serve)

@@ -50,17 +50,18 @@ class Local:
 
     Args:
         disclose: let every node write its stage's seed to its folder, for the plain comparison.
+        log_json: let every process log as JSON lines.
 
     Raises:
         Misused: E705, no run directory; E710, this run began before; E711, its keys are elsewhere.
     """
 
-    def __init__(self, run: RunDir, *, disclose: bool = False, threads: int = 1) -> None:
+    def __init__(self, run: RunDir, *, disclose: bool = False, threads: int = 1, log_json: bool = False) -> None:
         self.run, self.manifest = run, run.manifest()
         self.progress = Progress(self.manifest)
         self.times: dict[int, float] = {}  # row number -> unix seconds
         self.waiting = "the coordinator"
-        self._disclose, self._threads = disclose, threads
+        self._disclose, self._threads, self._log_json = disclose, threads, log_json
         self.stopping = False
         self.ended: dict[str, str] = {}  # gates that the run goes on without, and how each ended
         self._news: list[object] = []
@@ -84,7 +85,7 @@ class Local:
         """
         run, manifest = self.run, self.manifest
         run.url.unlink(missing_ok=True)
-        self._spawn("coordinator", ["coordinator", str(run.path)])
+        self._spawn("coordinator", ["coordinator", str(run.path), "--local"])
         end = time.monotonic() + BEGIN_S
         while not run.url.exists():
             if self.stopping:
@@ -185,6 +186,7 @@ class Local:
         folder.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "interlock.protocols.cli", "serve", *arguments]
         command += ["--threads", str(self._threads), "--parent", str(os.getpid())]
+        command += ["--log-json"] if self._log_json else []
         with (folder / "log.txt").open("ab") as log:
             # A session of its own: the terminal's Ctrl-C reaches this process only, which then stops the others.
             self._children[name] = subprocess.Popen(  # noqa: S603  our own command

@@ -21,13 +21,14 @@ from interlock.vault import Identity
 
 from .. import messages
 from ..canonical import decode
-from ..effects import Event, Role, Stop
+from ..effects import Event, Role
 from ..errors import InterlockError, Misused, Refused
 from ..manifest import Manifest, read_manifest
 from ..members import Invitation, Join, Welcome
 from ..net.runner import Runner, ThreadWorker
 from ..net.transport import QUEUE_BYTES, NotSent
 from ..net.zeromq import ZeroMQTransport
+from ..versions import common
 from ..wire import Limits, pack, unpack
 from .events import EventFile, log_to
 from .rundir import save_manifest
@@ -51,36 +52,44 @@ class Guest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member(Guest):
-    """Likewise, of a process that serves. folder: for its store, events and log."""
+    """Likewise, of a process that serves.
+
+    folder: for its store, events and log. claimed: what `claim` gave, if that was called. log_json: how it logs.
+    upload_bytes_per_s: limit on what it sends.
+    """
 
     folder: Path
+    claimed: int | None = None
+    log_json: bool = False
+    upload_bytes_per_s: float | None = None
 
 
 class Process:
     """Runs `main` on an event loop; SIGTERM and SIGINT end it cleanly, a second one at once.
 
     Args:
-        folder: made if missing; gets `log.txt`, `events.jsonl` and `store.sqlite`. One process at a time works in it.
+        folder: made if missing; gets log, `events.jsonl` and `store.sqlite`. One process at a time works in it.
+        claimed: what `claim` gave for it, if that was called. log_json: log as JSON lines.
+        leaving: called at the first signal, while the role takes its leave.
 
     Raises:
         Misused: E709, another one does.
     """
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self._lock = os.open(folder, os.O_RDONLY)  # the system lets go of it with this process, however it ends
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise Misused(
-                709, f"another process works in {folder}", todo="Stop that one first, or name another folder."
-            ) from None
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        claimed: int | None = None,
+        log_json: bool = False,
+        leaving: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._lock = claim(folder) if claimed is None else claimed  # the system lets go of it with this process
+        self.folder, self._leaving = folder, leaving
         self._task: asyncio.Task[None] | None = None
         self._leave: Callable[[], None] | None = None
         self._signals = 0
-        log_to(folder)
+        log_to(folder, json=log_json)
 
     def run(self, main: Callable[[Process], Coroutine[Any, Any, None]]) -> None:
         """Run to the end.
@@ -113,6 +122,7 @@ class Process:
         if self._signals > 1:
             os._exit(1)
         if self._leave is not None:
+            self._leaving()
             self._leave()
         elif self._task is not None:
             self._task.cancel()
@@ -129,15 +139,24 @@ class Process:
         compute: Callable[[Any], Any] = lambda job: None,
         begun: Callable[[], None] = lambda: None,
         said: Sequence[Event] = (),
+        seen: Callable[[Event], None] = lambda event: None,
     ) -> None:
-        """Drive a role until it stops. `begun` is called once the transport listens; `said` comes before its events.
+        """Drive a role until it stops.
+
+        Args:
+            begun: called once the transport listens. said: comes before its events. seen: hears them too.
 
         Raises:
             InterlockError: the error it stopped with.
         """
         await transport.start()
         begun()
-        store, observe = SQLiteStore(self.folder / "store.sqlite"), EventFile(self.folder)
+        store, written = SQLiteStore(self.folder / "store.sqlite"), EventFile(self.folder)
+
+        def observe(event: Event) -> None:
+            written(event)
+            seen(event)
+
         for event in said:
             observe(event)
         runner = Runner(
@@ -153,21 +172,41 @@ class Process:
             draw=os.urandom,
             observe=observe,
             clock=time.time,
+            versions=common(manifest.wire),
         )
-        self._leave = lambda: runner.perform(lambda: [*role.on_timer("leave"), Stop()])
+        self._leave = lambda: runner.interrupt("leave")  # the role stops when it has handed over
         try:
             await runner.run()
         finally:
             _log.info("refused, by number: %s", dict(runner.refused))
             store.close()
-            observe.close()
+            written.close()
+
+
+def claim(folder: Path) -> int:
+    """Make a folder this process's own, for as long as it lives or keeps the descriptor that it gets open.
+
+    Raises:
+        Misused: E709, another process works in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise Misused(
+            709, f"another process works in {folder}", todo="Stop that one first, or name another folder."
+        ) from None
+    return lock
 
 
 async def join(transport: ZeroMQTransport, guest: Guest, request: Join, *, keep: Path | None) -> Manifest:
     """Ask the coordinator to let this process in; its answer is the manifest, kept in the folder `keep`, if any.
 
     Raises:
-        Misused: E704, no answer: a coordinator does not talk to whom it does not let in, so that it cannot say why.
+        Misused: E704, no answer: a coordinator does not talk to whom it does not let in, so that it cannot say why;
+            E216, the run speaks no version of the wire that this program knows.
         Refused: E204, the manifest is another run's.
     """
     url, loop = guest.url, asyncio.get_running_loop()
@@ -187,6 +226,7 @@ async def join(transport: ZeroMQTransport, guest: Guest, request: Join, *, keep:
             manifest = read_manifest(welcome.manifest, run=url.run)
             if manifest.coordinator != url.key:
                 raise Refused(204, "the manifest names another coordinator than the URL")
+            common(manifest.wire)
             if keep is not None:
                 save_manifest(keep, manifest)
             return manifest
@@ -247,6 +287,15 @@ def read_invitation(path: Path, *, run: bytes, role: str) -> Invitation:
             actual=invitation.run.hex()[:16],
             todo="Ask a keyholder of this run for one.",
         )
-    if invitation.role != role:
-        raise Refused(209, f"the invitation {path}", expected=f"for a {role}", actual=f"for a {invitation.role}")
+    verify_role(invitation, role, f"the invitation {path}")
     return invitation
+
+
+def verify_role(invitation: Invitation, role: str, what: str) -> None:
+    """Check that an invitation is for what is to be done with it.
+
+    Raises:
+        Refused: E209.
+    """
+    if invitation.role != role:
+        raise Refused(209, what, expected=f"for a {role}", actual=f"for a {invitation.role}")
