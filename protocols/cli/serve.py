@@ -214,9 +214,12 @@ def coordinator(
     from ..service.url import is_only_here
 
     if is_only_here(bind, advertise) and not local:
-        warned = Warned(716, f"only this machine reaches a coordinator at {advertise or bind}")
-        note(f"warning: {warned}")
-        note("hint: with --bind 0.0.0.0:7700 --advertise HOST others reach it; with --local this is not said")
+        warned = Warned(
+            716,
+            f"only this machine reaches a coordinator at {advertise or bind}",
+            todo="Others need --bind 0.0.0.0:7700 --advertise HOST; if there are none, say so with --local.",
+        )
+        note(f"warning: {warned}. {warned.todo}")
     coordinator.serve(
         RunDir(directory),
         bind=bind,

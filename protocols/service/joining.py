@@ -56,6 +56,14 @@ def settle(url: JoinURL, *, folder: Path | None, operator: str, invitation: Invi
         folder, claimed = _free(data_home() / url.run.hex()[:16], invitation)
     else:
         claimed = claim(folder)
+    try:
+        return _settle(url, folder, claimed, operator, invitation)
+    except BaseException:
+        os.close(claimed)
+        raise
+
+
+def _settle(url: JoinURL, folder: Path, claimed: int, operator: str, invitation: Invitation | None) -> Settled:
     _verify_run(folder, url)
     key = _key(folder)
     made = not key.exists()
