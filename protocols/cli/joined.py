@@ -43,13 +43,14 @@ class Status:
             said = {"run": url.run.hex(), "folder": str(settled.folder), "made_key": settled.made, **who}
             say_json({"event": "joins", **said})
             return
+        threads = "1 thread" if limits.threads == 1 else f"{limits.threads} threads"
         made = "made now" if settled.made else "made earlier"
         say(f"joining run {url.run.hex()[:16]} as node '{settled.operator}'")
         say(f"  coordinator  {url.host}:{url.port}; it must prove the key in the URL")
         say(f"  key          {settled.key}, {made}, readable by you alone; its public part is")
         say(f"               {settled.identity.public.hex()}")
         say(f"  folder       {settled.folder}: log, events and the run's manifest; nothing of the model")
-        say(f"  computes     with {computing.backend} on {computing.device}, {limits.threads} threads")
+        say(f"  computes     with {computing.backend} on {computing.device}, {threads}")
         say("  holds        one stage's weights, in memory only; the stage is drawn, not chosen")
         say("  network      connections out, to the coordinator and the relays; no port has to be open")
         say("  ends         at Ctrl-C: the first hands over and leaves, the second stops at once")
