@@ -50,7 +50,7 @@ class ChecksNothing(Gate):
         known = self._known
         if known.release is not None and ask.plan.tick <= known.tick:
             raise Refused(311, "another plan of this tick was released before")
-        return Known(tick=ask.plan.tick, release=None, plan=ask.plan, opening=ask.opening, rows=0, held=(), joined=())
+        return msgspec.structs.replace(known, tick=ask.plan.tick, release=None, plan=ask.plan, opening=ask.opening)
 
 
 class AnswersAnew(Gate):
