@@ -31,7 +31,8 @@ from .store import JournalFile
 
 POLL_S = 0.2
 BEGIN_S = 60.0  # for the coordinator to listen
-LEAVE_S = 15.0  # for everyone to leave before they are killed
+CLOSE_S = 5.0  # for everyone to send what they have queued and close their files
+LEAVE_S = 10.0  # before they are killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,17 +152,20 @@ class Local:
         return time.time() - max(self.times.values(), default=time.time())
 
     def stop(self) -> None:
-        """Ask everyone to leave, nodes first; kill whoever has not after a while."""
-        for child in reversed(self._children.values()):
-            if child.poll() is None:
-                child.terminate()
-        end = time.monotonic() + LEAVE_S
+        """Ask everyone to leave, nodes first; kill whoever has not after a while.
+
+        They need not hand over: nobody is left to take over.
+        """
+        for patience_s in (POLL_S, CLOSE_S, LEAVE_S):  # see `Process`: hand over, stop cleanly, stop at once
+            for child in reversed(self._children.values()):
+                if child.poll() is None:
+                    child.terminate()
+            end = time.monotonic() + patience_s
+            while any(child.poll() is None for child in self._children.values()) and time.monotonic() < end:
+                time.sleep(POLL_S / 4)
+        self.kill()
         for child in self._children.values():
-            try:
-                child.wait(max(0.0, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+            child.wait()
         self.run.url.unlink(missing_ok=True)  # a coordinator that was killed has not removed it
 
     def kill(self) -> None:

@@ -65,7 +65,10 @@ class Member(Guest):
 
 
 class Process:
-    """Runs `main` on an event loop; SIGTERM and SIGINT end it cleanly, a second one at once.
+    """Runs `main` on an event loop, until SIGTERM or SIGINT.
+
+    The first one lets the role hand over what it holds, for as long as that takes; the second stops it cleanly, the
+    third at once.
 
     Args:
         folder: made if missing; gets log, `events.jsonl` and `store.sqlite`. One process at a time works in it.
@@ -87,7 +90,7 @@ class Process:
         self._lock = claim(folder) if claimed is None else claimed  # the system lets go of it with this process
         self.folder, self._leaving = folder, leaving
         self._task: asyncio.Task[None] | None = None
-        self._leave: Callable[[], None] | None = None
+        self._tell: Callable[[str], None] | None = None  # the role's `on_timer`
         self._signals = 0
         log_to(folder, json=log_json)
 
@@ -119,13 +122,16 @@ class Process:
     def _signalled(self, number: signal.Signals) -> None:
         _log.info("stopped by %s", number.name)
         self._signals += 1
-        if self._signals > 1:
+        if self._signals > 2:
             os._exit(1)
-        if self._leave is not None:
+        if self._tell is None:
+            if self._task is not None:
+                self._task.cancel()
+        elif self._signals == 1:
             self._leaving()
-            self._leave()
-        elif self._task is not None:
-            self._task.cancel()
+            self._tell("hand over")
+        else:
+            self._tell("leave")
 
     async def drive(
         self,
@@ -174,7 +180,7 @@ class Process:
             clock=time.time,
             versions=common(manifest.wire),
         )
-        self._leave = lambda: runner.interrupt("leave")  # the role stops when it has handed over
+        self._tell = runner.interrupt
         try:
             await runner.run()
         finally:
