@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 
 from interlock.vault import Identity
 
-from .canonical import decode, encode
+from .canonical import encode
 from .change import BoxOffer, Offering, Offers, Prepared, Preparing, verify_offer, verify_prepared, verify_prepared_one
 from .corpus import Index
-from .effects import Admit, After, Announce, Blob, Effects, Event, Send, Stop, Store
+from .effects import Admit, After, Announce, Blob, Effects, Event, Send, Stop
 from .errors import Failed, Refused
 from .fetching import ChunkIs, GetChunk, GetIndex, IndexIs
-from .gate import Propose
+from .gate import Propose, verify_proposal
 from .journal import (
     GENESIS,
     Answered,
@@ -29,14 +29,16 @@ from .journal import (
     Measured,
     Opened,
     Planned,
-    Row,
     Voided,
     make_row,
     verify_chain,
+    verify_row,
 )
+from .kept import Kept
 from .ledger import Ledger
 from .manifest import Manifest
 from .members import Join, Roster, Welcome, verify_join
+from .recovery import Found, Past, Recall, Recalled, Recovered, Recovery, newer
 from .release import Declined, Opening, Plan, Ready, Release, Released, Session, verify_opening
 from .round import (
     Answer,
@@ -67,6 +69,9 @@ from .session import (
 
 VOIDS_MAX = 5  # attempts at one piece of work
 ASKS_MAX = 64  # sessions that may wait
+GATE_LOOKS = 15  # after so many looks without a word of a gate it is taken to be away
+PLAN_LOOKS = 3  # after so many a plan that gates do not release says whom it waits for
+STORES_MAX = 1000  # of one step, while a journal is rebuilt
 
 
 class Wrote(Event, frozen=True, kw_only=True):
@@ -103,6 +108,8 @@ class Coordinator:
     Args:
         chunk: gives the bytes of a corpus chunk by number.
         patience_s: a tick that has not ended after this long ends the run with an error that names who is missing.
+        recover: the journal may be lost: all gates are asked for their rows before anything else, but those of the
+            keyholders in `without`, whose gates will not come back.
     """
 
     def __init__(
@@ -113,6 +120,8 @@ class Coordinator:
         index: Index,
         chunk: Callable[[int], bytes],
         patience_s: float = 120.0,
+        recover: bool = False,
+        without: frozenset[bytes] = frozenset(),
     ) -> None:
         self._identity = identity
         self._manifest = manifest
@@ -132,27 +141,48 @@ class Coordinator:
         self._answers: dict[bytes, Answer] = {}
         self._asks: dict[bytes, Ask] = {}  # in the order of their turn; one of each asker
         self._ended = False
+        self._kept = Kept()
+        self._recover, self._without = recover, without
+        self._recovery: Recovery | None = None  # while others are asked what we forgot
+        self._found: Found | None = None  # what they said, while it is being written
+        self._stores: Effects = []
+        self._guests: dict[bytes, Join] = {}  # gates that are asked, and stand in no row of ours
+        self._said: dict[bytes, Ready] = {}  # by members, meanwhile
+        self._fresh = False  # whether this life began without a row
+        self._quiet: dict[bytes, int] = {}  # looks since a gate was heard
+        self._unopened = 0  # looks since the plan under way was made
+        self._waiting = ""  # what was last said to be missing
 
     # -- inputs -------------------------------------------------------------------------------------------------
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
         """Begin, from the rows of an earlier life."""
-        names = sorted(name for name in stored if name.startswith("row "))
-        rows: list[Row] = [decode(stored[name], Row, whose=name) for name in names]
-        verify_chain(rows, run=self._manifest.run, coordinator=self._identity.public, previous=GENESIS, number=0)
+        self._kept = Kept.stored(stored)
+        try:
+            rows = self._kept.rows()
+            verify_chain(rows, run=self._manifest.run, coordinator=self._identity.public, previous=GENESIS, number=0)
+            if self._kept.end != self._kept.whole:
+                raise Refused(310, f"row {self._kept.whole} is not there, and later ones are")
+        except Refused as refused:
+            return [Stop(_damaged(refused))]
         for row in rows:
             self._ledger.fold(row)
+        self._fresh = not rows and not self._recover
         effects: Effects = [After(1.0, "look")]
+        if not self._fresh:
+            self._ask_around(lost=self._recover)
         if self._ledger.plan is not None and self._ledger.is_open:
             effects.append(self._patience(self._ledger.plan))
-        return effects + [Admit(j.record.identity, j.record.curve) for j in self._ledger.joins.values()]
+        return effects + self._admit_all()
 
     def on_timer(self, name: str) -> Effects:
         """Look whether something can move; give up on a tick that does not end."""
         if name == "leave":
             return [Stop()]
+        if name == "recovered":
+            return self._rebuild()
         if name == "look":
-            return [*self._advance(), After(1.0, "look")]
+            return [*self._look(), After(1.0, "look")]
         plan = self._ledger.plan
         if plan is not None and name == f"patience {plan.tick}" and plan.session is not None:
             return self._end(Voided(tick=plan.tick, number=331, reason="a session did not end in its time"))
@@ -170,6 +200,8 @@ class Coordinator:
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """Joins of anyone; everything else from members."""
+        if self._recovery is not None:
+            return self._recovering(self._recovery, source, message)
         if isinstance(message, Join):
             return self._join(source, message)
         join = self._ledger.joins.get(source)
@@ -177,13 +209,15 @@ class Coordinator:
             raise Refused(208, f"{source.hex()[:12]} has not joined")
         role = join.record.role
         if role == "gate":
+            self._quiet[source] = 0
             if isinstance(message, Ready):
-                self._gates[source] = message.known
-                return self._advance()
+                return self._gate_ready(source, message)
             if isinstance(message, Released):
                 return self._release(source, message.release)
             if isinstance(message, Declined):
                 return self._declined(source, message)
+        if isinstance(message, Recalled):
+            return self._recalled(source, message)
         if role == "asker" and isinstance(message, Ask):
             return self._ask(source, message)
         if role in ("relay", "asker") and isinstance(message, Ready):
@@ -244,6 +278,8 @@ class Coordinator:
     def _remind(self, source: bytes, ready: Ready) -> Effects:
         """What a node or relay may have missed. A node that hears an opening again says again what it said."""
         ledger, effects = self._ledger, Effects()
+        if ready.known > self._newest():
+            return [Send(source, Recall(first=0))]  # it knows an opening that our disk lost
         if ready.joins != len(ledger.joins):
             effects.append(Send(source, self._roster()))
         if ledger.opening is None:
@@ -294,12 +330,13 @@ class Coordinator:
             return []
         ledger, manifest = self._ledger, self._manifest
         if ledger.plan is not None:
-            return self._propose(ledger.plan) if not ledger.is_open else []
+            return [] if ledger.is_open else [*self._propose(ledger.plan), *self._wait_for_gates(ledger.plan)]
         need, wanted = manifest.committee.release, manifest.stages * manifest.replicas
         nodes, relays = self._nodes, ledger.of("relay")
         if len(nodes) < wanted or len(relays) < manifest.relays or len(self._gates) < need:
             here = f"{len(nodes)} of {wanted} nodes, {len(relays)} of {manifest.relays} relays"
-            return [Announce(Waiting(what=f"{here}, {len(self._gates)} gates of at least {need}"))]
+            away = f", without {', '.join(self._away())}" if len(self._gates) < need else ""
+            return [Announce(Waiting(what=f"{here}, {len(self._gates)} gates of at least {need}{away}"))]
         if ledger.attempt >= VOIDS_MAX:
             error = Failed(
                 320, f"round {ledger.round} was voided {VOIDS_MAX} times", todo="See the void rows' reasons."
@@ -376,6 +413,7 @@ class Coordinator:
             self._answers,
         ):
             collected.clear()
+        self._unopened = 0
 
     def _propose(self, plan: Plan) -> Effects:
         """Ask every ready gate that has not answered; a gate answers the same plan with the same bytes."""
@@ -405,7 +443,12 @@ class Coordinator:
         except Refused:
             del self._releases[source]
             raise
-        effects = self._write(Opened(tick=plan.tick, plan=plan.digest, releases=opening.releases))
+        return self._opened(opening)
+
+    def _opened(self, opening: Opening) -> Effects:
+        """The plan under way is open."""
+        ledger, plan = self._ledger, opening.plan
+        effects = self._write(_opened_row(opening))
         effects += [Send(who, opening) for who in (*ledger.of("relay"), *ledger.of("node"))]
         if plan.session is not None:
             effects.append(Send(plan.session.asker, opening))
@@ -418,7 +461,8 @@ class Coordinator:
 
     def _declined(self, source: bytes, message: Declined) -> Effects:
         gate, number = source.hex()[:12], message.number
-        return [Announce(GateDeclined(tick=message.tick, gate=gate, number=number, reason=message.reason))]
+        said = Announce(GateDeclined(tick=message.tick, gate=gate, number=number, reason=message.reason))
+        return [said] if message.opening is None else [said, *self._learn(message.opening)]
 
     # -- inside a tick ------------------------------------------------------------------------------------------
 
@@ -570,15 +614,209 @@ class Coordinator:
         wanted = self._ledger.present[-1] if plan.kind == "evaluate" else self._everyone()
         return [self._ledger.joins[who].record.operator for who in wanted if who not in have]
 
+    # -- what others know and we forgot (`recovery`) -------------------------------------------------------------
+
+    def _ask_around(self, *, lost: bool) -> Recovery:
+        """Nothing is written or said until gates have told what they know."""
+        self._recovery = asked = Recovery(self._manifest, self._kept.rows(), lost=lost, without=self._without)
+        self._gates.clear()
+        self._forget()
+        return asked
+
+    def _look(self) -> Effects:
+        if self._recovery is None:
+            self._quiet = {gate: looks + 1 for gate, looks in self._quiet.items()}
+            self._gates = {g: known for g, known in self._gates.items() if self._quiet.get(g, 0) < GATE_LOOKS}
+            self._unopened += 1
+            return self._advance()
+        if self._found is not None:
+            return []
+        missing = self._recovery.missing()
+        effects = self._wait(f"gates that may know more of this run: {', '.join(missing)}") if missing else Effects()
+        return [*effects, *self._recovery.again(), *self._go_on(self._recovery)]
+
+    def _recovering(self, recovery: Recovery, source: bytes, message: object) -> Effects:
+        """Gates are let in and asked; whoever else is there is remembered; the rest is said again later."""
+        join = self._ledger.joins.get(source) or self._guests.get(source)
+        if self._found is not None:
+            return []
+        if isinstance(message, Join):
+            return self._let_in(source, message, join)
+        if join is None:
+            raise Refused(208, f"{source.hex()[:12]} has not joined")
+        gate = join.record.role == "gate"
+        if isinstance(message, Ready):
+            self._said[source] = message
+            if gate:
+                return [recovery.ask(source)]
+            return [Send(source, Recall(first=0))] if message.known > self._newest() else []
+        if isinstance(message, Recalled) and gate:
+            return [*recovery.take(source, message), *self._go_on(recovery)]
+        if isinstance(message, Recalled) and message.opening is not None:
+            recovery.tell(message.opening)
+            return self._go_on(recovery)
+        return []
+
+    def _let_in(self, source: bytes, join: Join, known: Join | None) -> Effects:
+        record = join.record
+        if record.identity != source:
+            raise Refused(205, "a join for another identity", expected=source.hex()[:12])
+        if known is not None and known.record == record:
+            welcome = Send(source, Welcome(manifest=encode(self._manifest)))
+            return [welcome] if record.role == "gate" else [welcome, Send(source, self._roster())]
+        if known is not None or record.role != "gate":
+            return []  # it asks again
+        keyholders = self._manifest.committee.identities()
+        verify_join(join, run=self._manifest.run, keyholders=keyholders, open_admission=False, used=frozenset())
+        self._guests[source] = join
+        return [Admit(record.identity, record.curve), Send(source, Welcome(manifest=encode(self._manifest)))]
+
+    def _go_on(self, recovery: Recovery) -> Effects:
+        """Write what is found to be the run's history, if it is found."""
+        while isinstance(found := recovery.look(), Found):
+            ledger = Ledger(self._manifest)
+            for row in found.rows:
+                ledger.fold(row)
+            if found.plan is not None:
+                rows, earlier = tuple(ledger.recent), ledger.lasting_since(0)
+                try:
+                    verify_proposal(
+                        Propose(plan=found.plan, opening=ledger.opening, rows=rows, earlier=earlier), self._manifest
+                    )
+                except Refused:
+                    recovery.dismiss(found.plan)
+                    continue
+            self._found, self._ledger = found, ledger
+            self._stores = self._kept.become(found.rows)
+            return self._rebuild()
+        return found
+
+    def _rebuild(self) -> Effects:
+        """Write some of the rows that were found; then go on from them."""
+        recovery, found = self._recovery, self._found
+        if recovery is None or found is None:
+            return []
+        effects, self._stores = self._stores[:STORES_MAX], self._stores[STORES_MAX:]
+        if self._stores:
+            return [*effects, After(0.0, "recovered")]
+        ledger = self._ledger
+        if found.opening is not None:
+            if ledger.plan is None:
+                effects += self._write(Planned(plan=found.opening.plan))
+            effects += self._write(_opened_row(found.opening))
+        if found.plan is not None:
+            effects += self._write(Planned(plan=found.plan))
+        if recovery.proven:
+            tick = self._newest()
+            effects.append(Announce(Recovered(rows=ledger.number, fetched=recovery.fetched, tick=tick)))
+            if ledger.is_open:
+                reason = "rows after its opening are lost"
+                effects += self._write(Voided(tick=tick, number=333, reason=reason))
+        self._recovery = self._found = None
+        self._waiting = ""
+        effects += self._admit_all()
+        if ledger.plan is not None and ledger.is_open:
+            effects.append(self._patience(ledger.plan))
+        guests, self._guests = self._guests, {}
+        said, self._said = self._said, {}
+        for source, join in guests.items():
+            effects += self._join(source, join)
+        for source, ready in said.items():
+            if source in ledger.joins:
+                effects += self.on_message(source, ready, ())
+        return effects
+
+    def _admit_all(self) -> Effects:
+        return [Admit(j.record.identity, j.record.curve) for j in self._ledger.joins.values()]
+
+    def _gate_ready(self, source: bytes, ready: Ready) -> Effects:
+        """A gate is there. It may know more than we do, or lack rows of the past, which it gets beside the rest."""
+        ledger = self._ledger
+        if ready.known > ledger.number:
+            return [Send(source, Recall(first=ledger.number))]
+        self._gates[source] = ready.known
+        past = ledger.recent[0].number if ledger.opening is not None else 0
+        page = self._kept.page(ready.rows, before=past) if ready.rows < min(past, ready.known) else ()
+        return [*([Send(source, Past(rows=page))] if page else []), *self._advance()]
+
+    def _recalled(self, source: bytes, message: Recalled) -> Effects:
+        """Somebody seems to know more than we do: rows that we signed and do not have, or a newer opening, prove it."""
+        number = self._ledger.number
+        if newer(message, number):
+            verify_row(message.rows[0], run=self._manifest.run, coordinator=self._identity.public)
+            if self._fresh:
+                return [Stop(_forgotten(f"{message.total} rows", f"{number} rows"))]
+            return [self._ask_around(lost=True).ask(source)]
+        return [] if message.opening is None else self._learn(message.opening)
+
+    def _learn(self, opening: Opening) -> Effects:
+        """Somebody knows this opening; if we do not, our disk lost rows.
+
+        Raises:
+            Refused: E204, E206, E301, E302: it is none.
+        """
+        if opening.plan.tick <= self._newest():
+            return []
+        verify_opening(opening, self._manifest)
+        if self._ledger.plan == opening.plan:
+            return self._opened(opening)
+        if self._fresh:
+            return [Stop(_forgotten(f"tick {opening.plan.tick}", f"tick {self._newest()}"))]
+        self._ask_around(lost=True).tell(opening)
+        return []
+
+    def _newest(self) -> int:
+        """The newest tick that was opened, as far as we know."""
+        return 0 if self._ledger.opening is None else self._ledger.opening.plan.tick
+
+    def _wait(self, what: str) -> Effects:
+        """Say what is missing, once."""
+        if what == self._waiting:
+            return []
+        self._waiting = what
+        return [Announce(Waiting(what=what))]
+
+    def _away(self, have: Mapping[bytes, object] | None = None) -> list[str]:
+        """Keyholders whose gates are not there, or not in `have`."""
+        there = self._gates if have is None else have
+        return [k.name for k in self._manifest.committee.keyholders if k.key not in there]
+
+    def _wait_for_gates(self, plan: Plan) -> Effects:
+        if self._unopened < PLAN_LOOKS:
+            return []
+        need, names = self._manifest.committee.release, ", ".join(self._away(self._releases))
+        return self._wait(f"tick {plan.tick} has {len(self._releases)} of {need} releases, none yet of {names}")
+
     # -- the journal --------------------------------------------------------------------------------------------
 
     def _write(self, body: Body) -> Effects:
         ledger = self._ledger
         row = make_row(self._identity, self._manifest.run, ledger.number, ledger.head, body)
         ledger.fold(row)
-        stored = Store(f"row {row.number:08d}", encode(row))
-        return [stored, Announce(Wrote(number=row.number, row=type(body).__name__))]
+        return [*self._kept.add([row]), Announce(Wrote(number=row.number, row=type(body).__name__))]
 
 
 def _session(asker: bytes, ask: Ask, seconds: int) -> Session:
     return Session(asker=asker, number=ask.number, shapes=ask.shapes, length=ask.length, seconds=seconds)
+
+
+def _opened_row(opening: Opening) -> Opened:
+    return Opened(tick=opening.plan.tick, plan=opening.plan.digest, releases=opening.releases)
+
+
+def _damaged(refused: Refused) -> Failed:
+    return Failed(
+        334,
+        f"the journal is damaged: {refused.text}",
+        todo="Start it once with: interlock serve coordinator DIR --recover   (rows come from the gates)",
+    )
+
+
+def _forgotten(known: str, number: str) -> Failed:
+    return Failed(
+        335,
+        "others know more of this run than the journal here, which began anew",
+        expected=known,
+        actual=number,
+        todo="Restore the coordinator's folder, or start with: interlock serve coordinator DIR --recover",
+    )

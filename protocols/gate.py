@@ -32,8 +32,10 @@ from .journal import (
     verify_chain,
     verify_row,
 )
+from .kept import Kept
 from .manifest import Manifest
 from .members import Join, Role, Welcome, make_record, verify_join
+from .recovery import Past, Recall, Recalled
 from .release import (
     Base,
     Declined,
@@ -116,11 +118,13 @@ class Gate:
         self._known = _empty()
         self._asked: Propose | None = None
         self._next: Known | None = None
-        self._greeted = False
+        self._greeted = self._heard = False
+        self._kept = Kept()
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
         """Begin, from the last stored release; that it was made may have gone unsaid."""
         effects: Effects = []
+        self._kept = Kept.stored(stored)
         if "known" in stored:
             self._known = decode(stored["known"], Known, whose="gate store")
             release: Release | None = self._known.release
@@ -129,23 +133,32 @@ class Gate:
         return effects + self.on_timer("hello")
 
     def on_timer(self, name: str) -> Effects:
-        """Say hello until welcomed; then `Ready` now and then, since the coordinator may have restarted."""
+        """Say hello until welcomed; then `Ready` now and then, since the coordinator may have restarted.
+
+        One from whom nothing has come since may have lost its journal, and does not know us: then hello again.
+        """
         if name == "leave":
             return [Stop()]
         if name != "hello":
             return []
-        if self._greeted:
-            return [Send(self._manifest.coordinator, Ready(known=self._known.rows)), After(5 * HELLO_S, "hello")]
+        heard, self._heard = self._heard, False
+        if self._greeted and heard:
+            return [self._ready(), After(5 * HELLO_S, "hello")]
         hello = Join(record=self._record, invitation=None)
         return [Send(self._manifest.coordinator, hello), After(HELLO_S, "hello")]
 
     def on_message(self, source: bytes, message: Message, blobs: tuple[Blob, ...]) -> Effects:
-        """Answer a proposal."""
+        """Answer a proposal, or a coordinator that asks what it forgot; keep the rows that we missed."""
         if source != self._manifest.coordinator:
             raise Refused(208, f"a message of {source.hex()[:12]}, who is not the coordinator")
+        self._heard = True
         if isinstance(message, Welcome):
             self._greeted = True
-            return [Send(source, Ready(known=self._known.rows))]
+            return [self._ready()]
+        if isinstance(message, Recall):
+            return [Send(source, self._recalled(message))]
+        if isinstance(message, Past):
+            return self._past(message)
         if not isinstance(message, Propose):
             raise Refused(210, f"a gate reads no {type(message).__name__}")
         plan = message.plan
@@ -173,11 +186,12 @@ class Gate:
         """Sign, store, and only then send."""
         if self._asked is None or self._next is None or name != f"contribution {self._asked.plan.tick}":
             return []
-        plan = self._asked.plan
+        plan, rows = self._asked.plan, self._asked.rows
         release = make_release(self._identity, plan, data)
         self._known = msgspec.structs.replace(self._next, release=release)
         self._asked = self._next = None
         return [
+            *self._kept.follow(rows),
             Store("known", encode(self._known)),
             Announce(GateReleased(tick=plan.tick, plan=plan.digest.hex())),
             Send(self._manifest.coordinator, Released(release=release)),
@@ -186,6 +200,35 @@ class Gate:
     def on_done(self, job: object, result: object) -> Effects:
         """A gate has no work."""
         return []
+
+    def _ready(self) -> Send:
+        return Send(self._manifest.coordinator, Ready(known=self._known.rows, rows=self._kept.whole))
+
+    def _recalled(self, recall: Recall) -> Recalled:
+        """All that we know of the run's newest ticks, and a page of rows. What was asked of us before is void now."""
+        self._asked = self._next = None
+        known = self._known
+        return Recalled(
+            first=recall.first,
+            rows=self._kept.page(recall.first),
+            total=known.rows,
+            plan=known.plan,
+            release=known.release,
+            opening=known.opening,
+        )
+
+    def _past(self, past: Past) -> Effects:
+        """Keep rows from before we came, or while we were away: whoever opened what followed them has checked them.
+
+        Raises:
+            Refused: E337; E310, E206, E204.
+        """
+        rows = past.rows
+        if not rows or rows[0].number != self._kept.whole or rows[-1].number >= self._known.rows:
+            return []  # said twice, or of what is still under way
+        run, coordinator = self._manifest.run, self._manifest.coordinator
+        verify_chain(rows, run=run, coordinator=coordinator, previous=rows[0].previous, number=rows[0].number)
+        return [*self._kept.fill(rows), self._ready()]
 
     def _check(self, ask: Propose) -> Known:
         """What the gate will know if it releases this plan.
@@ -212,7 +255,17 @@ class Gate:
             raise Refused(314, f"a second opening of tick {opened}")
         if plan.tick != opened + 1:
             raise Refused(312, "the plan's tick", expected=opened + 1, actual=plan.tick)
+        self._kept.verify_fits(ask.rows)
         return _History(manifest, known).follow(ask)
+
+
+def verify_proposal(ask: Propose, manifest: Manifest) -> None:
+    """Check a proposal as a gate does that has followed nothing before.
+
+    Raises:
+        Refused: E310 to E318.
+    """
+    _History(manifest, _empty()).follow(ask)
 
 
 class _History:

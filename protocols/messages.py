@@ -9,6 +9,7 @@ from .fetching import ChunkIs, GetChunk, GetIndex, IndexIs
 from .gate import Propose
 from .manifest import Manifest
 from .members import Join, Roster, Welcome
+from .recovery import Past, Recall, Recalled
 from .release import Declined, Opening, Ready, Released
 from .round import Answering, Close, Committing, Measuring, Reporting, Sealed, Trouble
 from .session import Ask, Over, Queued
@@ -19,6 +20,7 @@ BY_COORDINATOR = (
     | Ready
     | Released
     | Declined
+    | Recalled
     | GetIndex
     | GetChunk
     | Offering
@@ -31,9 +33,11 @@ BY_COORDINATOR = (
     | Trouble
 )
 BY_STRANGERS = Join  # all that the coordinator reads of somebody unknown
-BY_GATE = Welcome | Propose
-BY_RELAY = Welcome | Roster | Opening | Over | Here | Frame | Sealed | Taken
-BY_NODE = Welcome | Roster | Opening | IndexIs | ChunkIs | Offers | Close | Over | Here | Frame | Sealed | Taken
+BY_GATE = Welcome | Propose | Recall | Past
+BY_RELAY = Welcome | Roster | Opening | Over | Recall | Here | Frame | Sealed | Taken
+BY_NODE = (
+    Welcome | Roster | Opening | IndexIs | ChunkIs | Offers | Close | Over | Recall | Here | Frame | Sealed | Taken
+)
 BY_ASKER = Welcome | Roster | Opening | Offers | Queued | Over | Here | Sealed
 EVERY = BY_COORDINATOR | BY_GATE | BY_RELAY | BY_NODE | BY_ASKER
 

@@ -25,6 +25,7 @@ from .fetching import ChunkIs, Fetching, IndexIs, Read
 from .manifest import Manifest
 from .members import Invitation, Join, Roster, Welcome, make_record
 from .passing import Passing
+from .recovery import Recall, knows
 from .release import Opening, Ready, draw_members, order_key, tick_key, verify_opening
 from .round import Close, Sealed, Step, Stepped, Sum, Summed, Trouble, verify_sealed
 from .seat import Keys, Seat, Secrets
@@ -155,6 +156,8 @@ class Node:
                 return self._belonging.roster(message, self._here())
             if isinstance(message, Opening):
                 return self._open(message)
+            if isinstance(message, Recall):
+                return [Send(source, knows(self._opening))]
             if isinstance(message, IndexIs) and self._fetching is not None:
                 self._watch.moved()
                 return self._fetching.index(message)

@@ -17,6 +17,7 @@ from .effects import Admit, Announce, Blob, Effects, Event, Send, Stop
 from .errors import Refused
 from .manifest import Manifest
 from .members import Invitation, Join, Roster, Welcome, make_record, verify_join
+from .recovery import Recall, knows
 from .release import Opening, Ready, draw_members, verify_opening
 from .round import Members, Sealed, verify_sealed
 from .session import Over
@@ -100,6 +101,8 @@ class Relay:
                 return self._admit(message)
             if isinstance(message, Opening):
                 return self._open(message)
+            if isinstance(message, Recall):
+                return [Send(source, knows(self._opening))]
             if isinstance(message, Over):
                 if self._opening is not None and message.tick == self._opening.plan.tick:
                     self._forget()

@@ -180,11 +180,12 @@ class Ready(Message, frozen=True, array_like=True, kw_only=True):
     """A gate can answer, a node has reached the relays, or either waits and may have missed something.
 
     known: how many rows a gate has followed; for nodes and relays, the tick of their newest opening. joins: how many
-    joins a node or relay knows of.
+    joins a node or relay knows of. rows: how many rows from the first one on a gate keeps.
     """
 
     known: Count
     joins: Count = 0
+    rows: Count = 0
 
 
 class Released(Message, frozen=True, array_like=True, kw_only=True):
