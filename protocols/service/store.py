@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Column, LargeBinary, MetaData, String, Table, create_engine, event, select
+from sqlalchemy import Column, LargeBinary, MetaData, String, Table, create_engine, delete, event, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DatabaseError
@@ -51,16 +52,33 @@ class SQLiteStore:
             raise _broken(path, error) from None
 
     def load(self) -> dict[str, bytes]:
-        """All values, by key."""
-        with self._connection.begin():
-            return {row.key: row.value for row in self._connection.execute(select(_VALUES))}
+        """All values, by key.
 
-    def put(self, key: str, value: bytes) -> None:
-        """Replace one value. It is durable when this returns."""
-        statement = insert(_VALUES).values(key=key, value=value)
+        Raises:
+            Failed: E722.
+        """
         try:
             with self._connection.begin():
-                self._connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
+                return {row.key: row.value for row in self._connection.execute(select(_VALUES))}
+        except DatabaseError as error:
+            raise _broken(self._path, error) from None
+
+    def put(self, values: Mapping[str, bytes]) -> None:
+        """Replace these values, all or none; an empty one is dropped. They are durable when this returns.
+
+        Raises:
+            Failed: E722; nothing was changed.
+        """
+        kept = [{"key": key, "value": value} for key, value in values.items() if value]
+        gone = [key for key, value in values.items() if not value]
+        statement = insert(_VALUES)
+        replace = statement.on_conflict_do_update(index_elements=["key"], set_={"value": statement.excluded.value})
+        try:
+            with self._connection.begin():
+                if kept:
+                    self._connection.execute(replace, kept)
+                for key in gone:
+                    self._connection.execute(delete(_VALUES).where(_VALUES.c.key == key))
         except DatabaseError as error:
             raise _broken(self._path, error) from None
 
