@@ -71,6 +71,7 @@ VOIDS_MAX = 5  # attempts at one piece of work
 ASKS_MAX = 64  # sessions that may wait
 GATE_LOOKS = 15  # after so many looks without a word of a gate it is taken to be away
 PLAN_LOOKS = 3  # after so many a plan that gates do not release says whom it waits for
+HOLD_LOOKS = 5  # so long nodes and relays are heard before a plan is proposed that may be open already
 STORES_MAX = 1000  # of one step, while a journal is rebuilt
 
 
@@ -150,6 +151,8 @@ class Coordinator:
         self._said: dict[bytes, Ready] = {}  # by members, meanwhile
         self._fresh = False  # whether this life began without a row
         self._quiet: dict[bytes, int] = {}  # looks since a gate was heard
+        self._heard: set[bytes] = set()  # nodes and relays whose newest opening is ours
+        self._hold = 0  # looks before a plan that was found is proposed
         self._unopened = 0  # looks since the plan under way was made
         self._waiting = ""  # what was last said to be missing
 
@@ -280,6 +283,7 @@ class Coordinator:
         ledger, effects = self._ledger, Effects()
         if ready.known > self._newest():
             return [Send(source, Recall(first=0))]  # it knows an opening that our disk lost
+        self._heard.add(source)
         if ready.joins != len(ledger.joins):
             effects.append(Send(source, self._roster()))
         if ledger.opening is None:
@@ -330,7 +334,9 @@ class Coordinator:
             return []
         ledger, manifest = self._ledger, self._manifest
         if ledger.plan is not None:
-            return [] if ledger.is_open else [*self._propose(ledger.plan), *self._wait_for_gates(ledger.plan)]
+            if ledger.is_open or self._held():
+                return []
+            return [*self._propose(ledger.plan), *self._wait_for_gates(ledger.plan)]
         need, wanted = manifest.committee.release, manifest.stages * manifest.replicas
         nodes, relays = self._nodes, ledger.of("relay")
         if len(nodes) < wanted or len(relays) < manifest.relays or len(self._gates) < need:
@@ -620,6 +626,7 @@ class Coordinator:
         """Nothing is written or said until gates have told what they know."""
         self._recovery = asked = Recovery(self._manifest, self._kept.rows(), lost=lost, without=self._without)
         self._gates.clear()
+        self._heard.clear()
         self._forget()
         return asked
 
@@ -628,6 +635,7 @@ class Coordinator:
             self._quiet = {gate: looks + 1 for gate, looks in self._quiet.items()}
             self._gates = {g: known for g, known in self._gates.items() if self._quiet.get(g, 0) < GATE_LOOKS}
             self._unopened += 1
+            self._hold = max(0, self._hold - 1)
             return self._advance()
         if self._found is not None:
             return []
@@ -706,12 +714,11 @@ class Coordinator:
             effects += self._write(_opened_row(found.opening))
         if found.plan is not None:
             effects += self._write(Planned(plan=found.plan))
+        if ledger.plan is not None and not ledger.is_open and recovery.released(ledger.plan):
+            self._hold = HOLD_LOOKS
         if recovery.proven:
-            tick = self._newest()
-            effects.append(Announce(Recovered(rows=ledger.number, fetched=recovery.fetched, tick=tick)))
-            if ledger.is_open:
-                reason = "rows after its opening are lost"
-                effects += self._write(Voided(tick=tick, number=333, reason=reason))
+            effects.append(Announce(Recovered(rows=ledger.number, fetched=recovery.fetched, tick=self._newest())))
+            effects += self._void_lost()
         self._recovery = self._found = None
         self._waiting = ""
         effects += self._admit_all()
@@ -759,11 +766,24 @@ class Coordinator:
             return []
         verify_opening(opening, self._manifest)
         if self._ledger.plan == opening.plan:
-            return self._opened(opening)
+            return [*self._opened(opening), *self._void_lost(), *self._advance()]
         if self._fresh:
             return [Stop(_forgotten(f"tick {opening.plan.tick}", f"tick {self._newest()}"))]
         self._ask_around(lost=True).tell(opening)
         return []
+
+    def _void_lost(self) -> Effects:
+        """End a tick that others say was opened: whatever we wrote in it is lost, and nothing came of it."""
+        if not self._ledger.is_open:
+            return []
+        return self._write(Voided(tick=self._newest(), number=333, reason="rows after its opening are lost"))
+
+    def _held(self) -> bool:
+        """Whether a plan must wait since a node or relay that we have not heard may know it to be open."""
+        members = {*self._ledger.of("node"), *self._ledger.of("relay")}
+        if self._hold and members <= self._heard:
+            self._hold = 0
+        return self._hold > 0
 
     def _newest(self) -> int:
         """The newest tick that was opened, as far as we know."""

@@ -228,6 +228,8 @@ class Node:
         if self._opening is not None and plan.tick <= self._opening.plan.tick:
             if opening == self._opening:  # something of ours may be missing
                 return list(self._said.values())
+            if opening.plan == self._opening.plan and self._part is not None:
+                return self._opened_twice(opening)
             raise Refused(314, "an opening not newer than the one known", expected=f"> {self._opening.plan.tick}")
         verify_opening(opening, self._manifest)
         members = draw_members(opening, self._manifest)
@@ -265,6 +267,14 @@ class Node:
             with suppress(Refused):  # what came too early and is wrong must not cost us the opening
                 effects += self._in_tick(source, message, blobs)
         return effects + self._pump()
+
+    def _opened_twice(self, opening: Opening) -> Effects:
+        """One plan was opened with two lists of releases, so that its keys differ: the tick cannot end."""
+        verify_opening(opening, self._manifest)
+        if self._gave_up:
+            return list(self._said.values())
+        self._said.clear()
+        return self._noted(self._give_up(Refused(319, f"a second opening of tick {opening.plan.tick}")))
 
     def _end_tick(self) -> None:
         if self._keys is not None:

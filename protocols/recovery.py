@@ -161,6 +161,10 @@ class Recovery:
             self.lost = self.proven = True
         return self._extend(gate, message) if gate == self._source else []
 
+    def released(self, plan: Plan) -> bool:
+        """Whether a gate has released this plan, so that it may have been opened."""
+        return any(answer.plan == plan for answer in self._answers.values())
+
     def dismiss(self, plan: Plan) -> None:
         """Do not consider a plan that breaks the rules."""
         self._dismissed.add(plan.digest)
