@@ -41,6 +41,8 @@ _TODO = {
     318: "Suspect the coordinator: its plan breaks the protocol.",
     319: "Suspect the coordinator: it opened one plan with two lists of releases. The tick is void; nothing is lost.",
     321: "Ask for less: fewer or shorter texts, or fewer bytes.",
+    336: "Suspect the gate that it names, or its store; the others are asked.",
+    337: "Suspect the coordinator: its journal was changed. Keep the gate's store as evidence.",
     402: "The next attempt uses a larger exponent; if it repeats, lower the learning rate.",
     403: "The next attempt uses a larger exponent; if it repeats, lower the learning rate.",
     404: "Lower the learning rate, or report it with its log.",

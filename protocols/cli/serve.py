@@ -14,6 +14,7 @@ from .app import app, note, say
 from .options import flatten
 
 if TYPE_CHECKING:
+    from ..errors import Warned
     from ..members import Invitation
     from ..service.process import Member
 
@@ -116,17 +117,41 @@ def coordinator(
     patience: Annotated[
         float, typer.Option(help="Seconds that a tick may take; then the run stops and says who is missing.")
     ] = 120.0,
+    recover: Annotated[
+        bool, typer.Option(help="The journal is lost or damaged: rebuild it from what all gates keep, then go on.")
+    ] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="With --recover: a keyholder whose gate will not come back. Repeat for each."),
+    ] = None,
     limits: Limits,
 ) -> None:
     """Coordinate a run: plans, journal, corpus. Sees no weight, no activation and no secret.
 
     Prints the join URL once it listens, and keeps it in the directory's file 'url' until it ends.
+    On another machine, DIR needs the files manifest and corpus and the key keys/coordinator.key; --recover does the
+    rest.
     """
     limits.settle()
     from ..service import coordinator
     from ..service.rundir import RunDir
 
-    coordinator.serve(RunDir(directory), bind=bind, advertise=advertise, patience_s=patience, told=say)
+    def warned(warning: Warned) -> None:
+        note(f"warning: {warning}")
+        note(f"hint: {warning.todo}")
+
+    if without and not recover:
+        raise Misused(733, "--without", expected="--recover with it", todo="Add --recover, or leave it out.")
+    coordinator.serve(
+        RunDir(directory),
+        bind=bind,
+        advertise=advertise,
+        patience_s=patience,
+        told=say,
+        recover=recover,
+        without=without or (),
+        warned=warned,
+    )
 
 
 @serve.command()
