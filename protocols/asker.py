@@ -100,7 +100,7 @@ class Asker:
 
     def on_timer(self, name: str) -> Effects:
         """Join, ask; then, whenever nothing has come for a while, ask for what may have been lost."""
-        if name == "leave":
+        if name in ("leave", "hand over"):
             return [Stop()]
         if name != "look":
             return []

@@ -12,33 +12,33 @@ class Belonging:
     """What a member knows of the run's servers.
 
     Attributes:
-        welcomed: whether the coordinator let us in. relays: identities that joined. reached: those whose connection to
-            us is up. joins: how many joins we know of.
+        welcomed: whether the coordinator let us in. relays: who joined, and where they listen. reached: those whose
+            connection to us is up. joins: how many joins we know of.
     """
 
     def __init__(self, manifest: Manifest, join: Join) -> None:
         self._manifest, self._join = manifest, join
         self.welcomed = False
-        self.relays: set[bytes] = set()
+        self.relays: dict[bytes, str] = {}
         self.reached: set[bytes] = set()
         self.joins = 0
 
     @property
     def known(self) -> bool:
-        """Whether we are in, and know as many relays as the run uses."""
-        return self.welcomed and len(self.relays) >= self._manifest.relays
+        """Whether we are in, and know a relay."""
+        return self.welcomed and bool(self.relays)
 
     @property
     def whole(self) -> bool:
-        """Whether we have reached that many."""
-        return len(self.reached) >= self._manifest.relays
+        """Whether we have reached one; what is sent to the others waits."""
+        return bool(self.reached)
 
     def ask(self) -> Send:
         """Ask to be let in; an answer that was lost comes again."""
         return Send(self._manifest.coordinator, self._join)
 
     def roster(self, roster: Roster, here: Here) -> Effects:
-        """Connect to relays that are new, and say `here` to them.
+        """Connect to relays that are new, or listen elsewhere now, and say `here` to them.
 
         Raises:
             Refused: a relay's join is not in order.
@@ -47,7 +47,7 @@ class Belonging:
         self.joins = len(roster.joins)
         for join in roster.joins:
             record = join.record
-            if record.role != "relay" or record.identity in self.relays:
+            if record.role != "relay" or self.relays.get(record.identity) == record.address:
                 continue
             verify_join(
                 join,
@@ -56,7 +56,7 @@ class Belonging:
                 open_admission=self._manifest.admission == "open",
                 used=frozenset(),
             )
-            self.relays.add(record.identity)
+            self.relays[record.identity] = record.address
             effects.append(Connect(record.identity, record.curve, record.address))
             effects.append(Send(record.identity, here))
         return effects

@@ -6,8 +6,10 @@ first weights (start) or the group's new basis (turn), and no single member chos
 integers (QR differs between machines); members recompute and accept what is off by at most one unit. Everyone reports
 `prepared`; when all have and agree, the coordinator writes the change row, and the next opening makes it the base.
 
-    start   lead of stage i: group secret i, pair secret of boundary i; first bridge of its input boundary
-    turn    the same secrets anew; A_i to its own group and, under the new pair secret, to group i + 1
+    start    lead of stage i: group secret i, pair secret of boundary i; first bridge of its input boundary
+    turn     the same secrets anew; A_i to its own group and, under the new pair secret, to group i + 1
+    members  the same secrets anew, so that whoever left knows none of them; newcomers get the stage's state from the
+             lead, in parts sealed under the new group secret, which itself came sealed to their box keys
 """
 
 from __future__ import annotations
@@ -24,6 +26,10 @@ from .effects import Blob
 from .errors import Refused
 from .release import Plan
 from .round import Members
+
+PART_BYTES = 1 << 20  # of a stage's state on its way to a newcomer
+PARTS_MAX = 1 << 16
+Change = Literal["start", "turn", "members"]
 
 
 class BoxOffer(Plain, frozen=True, array_like=True, kw_only=True):
@@ -175,16 +181,35 @@ class Rotated:
 
 
 @dataclass(frozen=True, slots=True)
+class Export:
+    """Job: the state of our stage for newcomers, sealed part by part."""
+
+    tick: int
+    run: bytes
+    sender: bytes
+    group: GroupKey
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """Result of `Export`. size: sealed too, the number of parts, 8 bytes little-endian."""
+
+    size: bytes
+    parts: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Prepare:
     """Job: make the new state of stage `stage` beside the base.
 
     seed: the group's combined contributions. bridge: at the start, the shipped first bridge (None for stage 0).
     turn: at a turn, our group's matrix as shipped; turn_before: that of the stage before (None for stage 0).
+    source, shard: for a newcomer, who sent the state and its sealed parts; None and () for everyone else.
     """
 
     tick: int
     stage: int
-    change: Literal["start", "turn"]
+    change: Change
     run: bytes
     seed: Secret
     group: GroupKey
@@ -193,6 +218,8 @@ class Prepare:
     bridge: bytes | None
     turn: bytes | None
     turn_before: bytes | None
+    source: bytes | None = None
+    shard: tuple[Blob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A node's part in a change tick: box keys, dealt secrets, contributions, matrices, and the new state.
+"""A node's part in a change tick: box keys, dealt secrets, contributions, matrices, shards, and the new state.
 
 What arrives before its turn waits: nothing here depends on the order in which messages come.
 """
@@ -23,7 +23,11 @@ from interlock.vault import (
 
 from .canonical import digest
 from .change import (
+    PARTS_MAX,
     BoxOffer,
+    Change,
+    Export,
+    Exported,
     Offering,
     Offers,
     Prepare,
@@ -47,6 +51,7 @@ from .seat import Seat, Secrets
 NONE = bytes(32)
 GROUP, BEFORE, AFTER = 0, 1, 2  # parts of purpose "secret"
 WAITING_MAX = 64  # sealed messages that cannot be opened yet; 15 replicas send at most 33
+WANTED = 4  # parts of a state under way to a newcomer
 
 
 @dataclass(slots=True)
@@ -78,9 +83,21 @@ class Changing:
     _reveals: dict[bytes, bytes] = field(default_factory=dict)
     _matrix: bytes | None = None  # as shipped by our lead: this group's turn, or its first bridge
     _turn_before: bytes | None = None
+    _exported: Exported | None = None
+    _wants: list[tuple[bytes, int]] = field(default_factory=list)  # newcomers, and the part that each wants next
+    _size: int | None = None  # parts of the state that a newcomer gets
+    _parts: dict[int, Blob] = field(default_factory=dict)
     _seed: Secret = field(default_factory=lambda: Secret(b""))
     _asked: set[str] = field(default_factory=set)
     _sent: set[str] = field(default_factory=set)
+
+    @property
+    def newcomers(self) -> tuple[bytes, ...]:
+        """Who gets our stage's state in this tick."""
+        seat = self.seat
+        if seat.plan.change != "members":
+            return ()
+        return tuple(who for who in seat.group if who not in seat.plan.members[seat.stage])
 
     def begin(self) -> Effects:
         """Draw this tick's randomness."""
@@ -132,6 +149,8 @@ class Changing:
         self._verify_sender(message)
         if digest("interlock/content", bytes(blob.data)) != message.content:
             raise Refused(305, f"sealed traffic of {message.sender.hex()[:12]} was changed on its way")
+        if message.purpose == "shard":
+            return self._part(message.part, blob)
         if len(self._waiting) >= WAITING_MAX:
             raise Refused(305, f"more than {WAITING_MAX} sealed messages wait in tick {self.seat.tick}")
         self._waiting.append((message, blob))
@@ -141,6 +160,8 @@ class Changing:
         """Do whatever what has arrived allows."""
         seat, effects = self.seat, Effects()
         self._read()
+        if seat.plan.change == "members":
+            return self._hand_over()
         if self._group is not None and self._drawn is not None and "commit" not in self._sent:
             self._sent.add("commit")
             ours = self._drawn.contribution
@@ -153,8 +174,41 @@ class Changing:
             self._read()
         return effects
 
-    def next_job(self, *, has_text: bool) -> Rotation | Prepare | None:
+    def _hand_over(self) -> Effects:
+        """Give newcomers the parts that they want; or, being one, want them."""
+        seat, effects, newcomers = self.seat, Effects(), self.newcomers
+        if self._exported is not None:
+            if newcomers and "size" not in self._sent:
+                self._sent.add("size")
+                effects += seat.sealed(newcomers, "size", 0, self._exported.size)
+            for who, part in self._wants:
+                if part < len(self._exported.parts):
+                    effects += seat.sealed((who,), "shard", part, self._exported.parts[part])
+            self._wants.clear()
+        if self._size is not None and "want" not in self._sent:
+            self._sent.add("want")
+            for part in range(min(WANTED, self._size)):
+                effects += self._want(part)
+        return effects
+
+    def _want(self, part: int) -> Effects:
+        assert self._group is not None
+        return [*self.seat.seal_and_send(self._group, (self._lead(self.seat.stage),), "want", part, b"")]
+
+    def _part(self, part: int, blob: Blob) -> Effects:
+        """A part of the state that we get: opened by the worker, with all others."""
+        if self._size is None or part >= self._size:
+            raise Refused(305, f"part {part} of a state that has no such part")
+        if part in self._parts:
+            return []
+        self._parts[part] = blob
+        following = part + WANTED
+        return self._want(following) if following < self._size else []
+
+    def next_job(self, *, has_text: bool) -> Export | Rotation | Prepare | None:
         """The next thing to compute, once what it needs is here."""
+        if self.seat.plan.change == "members":
+            return self._next_of_members(has_text=has_text)
         seat, start = self.seat, self.seat.plan.change == "start"
         if self._group is None or set(self._reveals) != set(seat.group) or self._drawn is None:
             return None
@@ -169,25 +223,55 @@ class Changing:
             return Rotation(tick=seat.tick, seed=combine(self._reveals), use="turn")
         if not start and not seat.first and self._turn_before is None:
             return None
-        if (not seat.first and BEFORE not in self._pairs) or (not seat.last and AFTER not in self._pairs):
+        if not self._may_prepare(has_text=has_text):
             return None
-        if "prepare" in self._asked or (self.needs_text and not has_text):
-            return None
-        self._asked.add("prepare")
         self._seed = Secret(combine(self._reveals))
+        return self._prepare("start" if start else "turn")
+
+    def _next_of_members(self, *, has_text: bool) -> Export | Prepare | None:
+        seat, newcomers = self.seat, self.newcomers
+        if self._group is None:
+            return None
+        if newcomers and self._lead(seat.stage) == seat.me and "export" not in self._asked:
+            self._asked.add("export")
+            return Export(tick=seat.tick, run=seat.plan.run, sender=seat.me, group=self._group)
+        if seat.me in newcomers and (self._size is None or len(self._parts) < self._size):
+            return None
+        return self._prepare("members") if self._may_prepare(has_text=has_text) else None
+
+    def _may_prepare(self, *, has_text: bool) -> bool:
+        """Whether secrets and text are here, and we have not begun to."""
+        seat = self.seat
+        if (not seat.first and BEFORE not in self._pairs) or (not seat.last and AFTER not in self._pairs):
+            return False
+        if "prepare" in self._asked or (self.needs_text and not has_text):
+            return False
+        self._asked.add("prepare")
+        return True
+
+    def _prepare(self, change: Change) -> Prepare:
+        seat, arrives = self.seat, self.seat.me in self.newcomers
+        assert self._group is not None
         return Prepare(
             tick=seat.tick,
             stage=seat.stage,
-            change="start" if start else "turn",
+            change=change,
             run=seat.plan.run,
             seed=self._seed,
             group=self._group,
             before=self._pairs.get(BEFORE),
             after=self._pairs.get(AFTER),
-            bridge=self._matrix if start else None,
-            turn=None if start else self._matrix,
+            bridge=self._matrix if change == "start" else None,
+            turn=self._matrix if change == "turn" else None,
             turn_before=self._turn_before,
+            source=self._lead(seat.stage) if arrives else None,
+            shard=tuple(self._parts[number] for number in range(len(self._parts))) if arrives else (),
         )
+
+    def exported(self, result: Exported) -> Effects:
+        """Our stage's state is sealed, for newcomers."""
+        self._exported = result
+        return self.move()
 
     def rotated(self, result: Rotated) -> Effects:
         """Our group's matrix is drawn: ship it as integers."""
@@ -239,13 +323,18 @@ class Changing:
             self._drawn.once.erase()
         self._drawn = None
         self._reveals.clear()
+        self._parts.clear()
+        self._exported = None
         self._seed.erase()
         self._matrix = self._turn_before = None
 
     # -----------------------------------------------------------------------------------------------------------
 
     def _lead(self, stage: int) -> bytes:
-        return lead(self.seat.members[stage], self.seat.plan.epoch, self.seat.plan.attempt)
+        """Who acts for a stage: of those who were there before, if there are such."""
+        plan = self.seat.plan
+        members = plan.members if plan.change == "members" else self.seat.members
+        return lead(members[stage], plan.epoch, plan.attempt)
 
     def _deal(self, part: int, secret: bytes, to: tuple[bytes, ...]) -> Effects:
         """Seal one fresh secret to each receiver's box key."""
@@ -266,12 +355,17 @@ class Changing:
     def _verify_sender(self, message: Sealed) -> None:
         seat, stage = self.seat, self.seat.stage
         before = stage - 1
+        purpose, part, newcomers = message.purpose, message.part, self.newcomers
         allowed: tuple[bytes, ...] = ()
-        if message.purpose in ("commit", "reveal"):
+        if purpose in ("commit", "reveal"):
             allowed = seat.others
-        elif message.purpose == "matrix" or (message.purpose == "secret" and message.part in (GROUP, AFTER)):
+        elif purpose == "want" and self._lead(stage) == seat.me:
+            allowed = newcomers
+        elif purpose in ("size", "shard") and seat.me not in newcomers:
+            allowed = ()
+        elif purpose in ("size", "shard", "matrix") or (purpose == "secret" and part in (GROUP, AFTER)):
             allowed = (self._lead(stage),)
-        elif (message.purpose == "turn" or (message.purpose == "secret" and message.part == BEFORE)) and before >= 0:
+        elif (purpose == "turn" or (purpose == "secret" and part == BEFORE)) and before >= 0:
             allowed = (self._lead(before),)
         if message.sender not in allowed:
             raise Refused(305, f"{message.sender.hex()[:12]} may not send '{message.purpose}' in tick {seat.tick}")
@@ -328,6 +422,15 @@ class Changing:
             if not hmac.compare_digest(mark, self._commits[who]):
                 raise Refused(501, f"{who.hex()[:12]} showed another contribution than it committed to")
             self._reveals.setdefault(who, plain)
+            return
+        if message.purpose == "want":
+            self._wants.append((who, message.part))
+            return
+        if message.purpose == "size":
+            size = int.from_bytes(plain, "little")
+            if len(plain) != 8 or not 1 <= size <= PARTS_MAX:
+                raise Refused(520, f"a state of {who.hex()[:12]}", expected=f"1 to {PARTS_MAX} parts", actual=size)
+            self._size = size
             return
         width = seat.manifest.model.width
         if len(plain) != width * width * 4:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from interlock.vault import Identity
 
 from .canonical import encode
@@ -19,7 +21,9 @@ from .errors import Failed, Refused
 from .fetching import ChunkIs, GetChunk, GetIndex, IndexIs
 from .gate import Propose, verify_proposal
 from .journal import (
+    DIED,
     GENESIS,
+    LOST,
     Answered,
     Body,
     Changed,
@@ -37,9 +41,11 @@ from .journal import (
 from .kept import Kept
 from .ledger import Ledger
 from .manifest import Manifest
-from .members import Join, Roster, Welcome, verify_join
+from .members import Join, Leaving, Left, Record, Roster, Welcome, owner, verify_join
+from .membership import Due, due, orphaned
+from .pulse import BEAT_S, Beat, Pulse
 from .recovery import Found, Past, Recall, Recalled, Recovered, Recovery, newer
-from .release import Declined, Opening, Plan, Ready, Release, Released, Session, verify_opening
+from .release import Began, Declined, Opening, Plan, Ready, Release, Released, Session, verify_opening
 from .round import (
     Answer,
     Answering,
@@ -66,11 +72,14 @@ from .session import (
     readers,
     verify_session,
 )
+from .sharing import share_out
 
+NODES_MAX = 1024  # that may ever join
 VOIDS_MAX = 5  # attempts at one piece of work
 ASKS_MAX = 64  # sessions that may wait
 GATE_LOOKS = 15  # after so many looks without a word of a gate it is taken to be away
 PLAN_LOOKS = 3  # after so many a plan that gates do not release says whom it waits for
+GRACE_LOOKS = 30  # so long members of a recovered run may look for its coordinator
 HOLD_LOOKS = 5  # so long nodes and relays are heard before a plan is proposed that may be open already
 STORES_MAX = 1000  # of one step, while a journal is rebuilt
 
@@ -108,7 +117,8 @@ class Coordinator:
 
     Args:
         chunk: gives the bytes of a corpus chunk by number.
-        patience_s: a tick that has not ended after this long ends the run with an error that names who is missing.
+        patience_s: a tick that has not ended after this long is void, and whoever is missing counts as dead; a stage
+            whose state nobody alive has held for as long ends the run.
         recover: the journal may be lost: all gates are asked for their rows before anything else, but those of the
             keyholders in `without`, whose gates will not come back.
     """
@@ -131,7 +141,12 @@ class Coordinator:
         self._patience_s = patience_s
         self._ledger = Ledger(manifest)
         self._gates: dict[bytes, int] = {}  # ready ones: how many rows each has followed
-        self._nodes: set[bytes] = set()  # that have reached the relays
+        self._nodes: dict[bytes, None] = {}  # that have reached the relays, in that order
+        self._pulse = Pulse()  # of nodes and relays
+        self._lost: set[bytes] = set()  # members that started again, without the state that they held
+        self._hung: set[bytes] = set()  # that live and did not do their part of a tick
+        self._leaving: set[bytes] = set()
+        self._orphaned = False
         # of the tick under way
         self._releases: dict[bytes, Release] = {}
         self._offers: dict[bytes, BoxOffer] = {}
@@ -152,9 +167,10 @@ class Coordinator:
         self._fresh = False  # whether this life began without a row
         self._quiet: dict[bytes, int] = {}  # looks since a gate was heard
         self._heard: set[bytes] = set()  # nodes and relays whose newest opening is ours
+        self._grace = 0  # looks before whoever has not come back counts as dead
         self._hold = 0  # looks before a plan that was found is proposed
         self._unopened = 0  # looks since the plan under way was made
-        self._waiting = ""  # what was last said to be missing
+        self._wanting = ""  # what was last said to be missing
 
     # -- inputs -------------------------------------------------------------------------------------------------
 
@@ -171,7 +187,8 @@ class Coordinator:
         for row in rows:
             self._ledger.fold(row)
         self._fresh = not rows and not self._recover
-        effects: Effects = [After(1.0, "look")]
+        effects: Effects = [After(BEAT_S, "look")]
+        self._expect_all()
         if not self._fresh:
             self._ask_around(lost=self._recover)
         if self._ledger.plan is not None and self._ledger.is_open:
@@ -179,27 +196,33 @@ class Coordinator:
         return effects + self._admit_all()
 
     def on_timer(self, name: str) -> Effects:
-        """Look whether something can move; give up on a tick that does not end."""
-        if name == "leave":
+        """Look who is alive and whether something can move; give up on a tick that does not end."""
+        if name in ("leave", "hand over"):
             return [Stop()]
         if name == "recovered":
             return self._rebuild()
         if name == "look":
-            return [*self._look(), After(1.0, "look")]
+            return [*self._look(), After(BEAT_S, "look")]
+        if name == "orphaned" and self._orphaned:
+            stages = ", ".join(map(str, orphaned(self._ledger, self._gone())))
+            return [
+                Stop(
+                    Failed(
+                        360,
+                        f"nobody holds the state of stage {stages} any more",
+                        todo="Nodes keep weights in memory only, so that the run cannot go on: found another.",
+                    )
+                )
+            ]
         plan = self._ledger.plan
-        if plan is not None and name == f"patience {plan.tick}" and plan.session is not None:
+        if plan is None or name != f"patience {plan.tick}":
+            return []
+        if plan.session is not None:
             return self._end(Voided(tick=plan.tick, number=331, reason="a session did not end in its time"))
-        if plan is not None and name == f"patience {plan.tick}":
-            missing = ", ".join(self._missing()) or "nobody; a message was lost"
-            error = Failed(
-                330,
-                f"tick {plan.tick} ({plan.kind}) did not end within {self._patience_s:.0f} s",
-                expected="every replica's answer",
-                actual=f"missing: {missing}",
-                todo="Look at the log of the processes named; start the run again.",
-            )
-            return [Stop(error)]
-        return []
+        missing = self._missing()
+        self._hung.update(missing)
+        said = ", ".join(map(self._name, missing)) or "nobody; a message was lost"
+        return self._end(Voided(tick=plan.tick, number=330, reason=f"not in its time; missing: {said}"[:300]))
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """Joins of anyone; everything else from members."""
@@ -211,6 +234,10 @@ class Coordinator:
         if join is None:
             raise Refused(208, f"{source.hex()[:12]} has not joined")
         role = join.record.role
+        if role in ("node", "relay"):
+            self._pulse.heard(source)
+            if isinstance(message, Beat):
+                return []
         if role == "gate":
             self._quiet[source] = 0
             if isinstance(message, Ready):
@@ -227,8 +254,10 @@ class Coordinator:
             return self._remind(source, message)
         if role == "node":
             if isinstance(message, Ready):
-                self._nodes.add(source)
+                self._nodes[source] = None
                 return [*self._remind(source, message), *self._advance()]
+            if isinstance(message, Leaving):
+                return self._leave(source)
             if isinstance(message, GetIndex):
                 return [Send(source, IndexIs(index=self._index))]
             if isinstance(message, GetChunk):
@@ -256,24 +285,55 @@ class Coordinator:
             raise Refused(205, "a join for another identity", expected=source.hex()[:12])
         known = self._ledger.joins.get(source)
         if known is not None and known.record == record:  # it may have kept its key and not its invitation
-            return [welcome] if record.role == "gate" else [welcome, Send(source, self._roster())]
-        if known is not None:
+            if record.role == "gate":
+                return [welcome]
+            return [welcome, Send(source, self._roster()), *self._back(source)]
+        if known is not None and not _moved(known.record, record):
             raise Refused(209, f"{record.operator} joined before with another record")
-        used = {j.invitation.nonce for j in self._ledger.joins.values() if j.invitation is not None}
+        joins = [j for who, j in self._ledger.joins.items() if who != source]
         verify_join(
             join,
             run=self._manifest.run,
             keyholders=self._manifest.committee.identities(),
             open_admission=self._manifest.admission == "open",
-            used=frozenset(used),
+            used=frozenset(j.invitation.nonce for j in joins if j.invitation is not None),
         )
-        limit = self._manifest.stages * self._manifest.replicas
-        if record.role == "node" and len(self._ledger.of("node")) >= limit:
-            raise Refused(212, f"all {limit} places are taken", todo="Wait for a vacancy.")
+        if record.role == "node":
+            self._check_node(join)
         effects: Effects = [*self._write(Joined(join=join)), Admit(record.identity, record.curve), welcome]
         roster = self._roster()
         effects += [Send(who, roster) for who, j in self._ledger.joins.items() if j.record.role != "gate"]
-        return [*effects, *self._advance()]
+        return [*effects, *self._back(source), *self._advance()]
+
+    def _check_node(self, join: Join) -> None:
+        """A run has so many nodes, and an operator one at a time.
+
+        Raises:
+            Refused: E212, E220.
+        """
+        nodes = self._ledger.of("node")
+        if len(nodes) >= NODES_MAX:
+            raise Refused(212, f"{NODES_MAX} nodes have joined this run: no more can", todo="Take part in another run.")
+        its = owner(join)
+        if any(owner(self._ledger.joins[who]) == its and self._pulse.alive(who) for who in nodes):
+            raise Refused(220, f"{its} takes part with another node", todo="Stop that one first, with Ctrl-C.")
+
+    def _back(self, source: bytes) -> Effects:
+        """Somebody starts, again perhaps: a node has no state then."""
+        role = self._ledger.joins[source].record.role
+        if role not in ("node", "relay"):
+            return []
+        self._pulse.heard(source)
+        self._hung.discard(source)
+        self._leaving.discard(source)
+        if role == "relay" or source not in self._holders():
+            return []
+        self._nodes.pop(source, None)
+        self._lost.add(source)
+        return self._bury()
+
+    def _holders(self) -> set[bytes]:
+        return {who for stage in (*self._ledger.members, *self._ledger.present) for who in stage}
 
     def _roster(self) -> Roster:
         return Roster(joins=tuple(self._ledger.joins.values()))
@@ -297,6 +357,8 @@ class Coordinator:
             return [*effects, Send(source, Over(tick=now.tick))] if ours and ready.known == now.tick else effects
         if source in self._everyone():
             effects.append(Send(source, ledger.opening))
+            if source in self._newcomers():
+                effects.append(Send(source, self._began()))
             if source in self._told_offers() and self._all(self._offers):
                 effects.append(Send(source, self._all_offers()))
             if ledger.close is not None:
@@ -332,18 +394,15 @@ class Coordinator:
         """Plan the next tick if none is under way and everyone needed is here."""
         if self._ended and not self._asks and self._ledger.plan is None:
             return []
-        ledger, manifest = self._ledger, self._manifest
+        ledger = self._ledger
         if ledger.plan is not None:
             if ledger.is_open or self._held():
                 return []
             return [*self._propose(ledger.plan), *self._wait_for_gates(ledger.plan)]
-        need, wanted = manifest.committee.release, manifest.stages * manifest.replicas
-        nodes, relays = self._nodes, ledger.of("relay")
-        if len(nodes) < wanted or len(relays) < manifest.relays or len(self._gates) < need:
-            here = f"{len(nodes)} of {wanted} nodes, {len(relays)} of {manifest.relays} relays"
-            away = f", without {', '.join(self._away())}" if len(self._gates) < need else ""
-            return [Announce(Waiting(what=f"{here}, {len(self._gates)} gates of at least {need}{away}"))]
-        if ledger.attempt >= VOIDS_MAX:
+        missing, effects = self._needed()
+        if missing:
+            return [Announce(Waiting(what=missing)), *effects]
+        if ledger.faults >= VOIDS_MAX:
             error = Failed(
                 320, f"round {ledger.round} was voided {VOIDS_MAX} times", todo="See the void rows' reasons."
             )
@@ -355,19 +414,87 @@ class Coordinator:
         self._forget()
         return [*self._write(Planned(plan=plan)), *self._propose(plan)]
 
+    def _needed(self) -> tuple[str, Effects]:
+        """Who must be here before anything can be planned, in words, or nothing."""
+        ledger, manifest = self._ledger, self._manifest
+        gates, relays = len(self._gates), self._relays()
+        need = manifest.committee.release
+        here = f"{gates} gates of at least {need}{', without ' if gates < need else ''}"
+        here += ", ".join(self._away()) if gates < need else ""
+        if ledger.base is None:
+            wanted, nodes = manifest.stages * manifest.replicas, len(self._waiting())
+            if nodes < wanted or len(relays) < manifest.relays or gates < need:
+                return f"{nodes} of {wanted} nodes, {len(relays)} of {manifest.relays} relays, {here}", []
+            return "", []
+        stages = orphaned(ledger, self._gone())
+        was, self._orphaned = self._orphaned, bool(stages)
+        if stages:
+            names = ", ".join(self._name(who) for index in stages for who in ledger.members[index])
+            waits: Effects = [] if was else [After(self._patience_s, "orphaned")]
+            return f"{names}, who alone hold stage {', '.join(map(str, stages))}", waits
+        if not relays:
+            return "a relay", []
+        return ("" if gates >= need else here), []
+
+    def _gone(self) -> set[bytes]:
+        """Members that do not hold their stage any more, as far as we can know."""
+        members = [set(stage) for stage in self._ledger.members]
+        gone = {who for stage in members for who in stage if who in self._lost or not self._pulse.alive(who)}
+        for stage in members:
+            if not stage <= gone | self._hung:  # the last ones are asked again
+                gone |= stage & self._hung
+        return gone
+
+    def _waiting(self) -> list[bytes]:
+        """Nodes that could be given a stage, those that came first first."""
+        no = self._leaving | self._hung
+        return [who for who in self._nodes if who not in no and self._pulse.alive(who)]
+
+    def _relays(self) -> list[bytes]:
+        return [who for who in sorted(self._ledger.of("relay")) if self._pulse.alive(who)]
+
+    def _leave(self, source: bytes) -> Effects:
+        """A node wants to go: it may once nobody needs it."""
+        self._nodes.pop(source, None)
+        if source not in self._holders():
+            return [Send(source, Left())]
+        self._leaving.add(source)
+        return self._advance()
+
+    def _bury(self) -> Effects:
+        """A tick in which somebody died cannot end."""
+        ledger, plan = self._ledger, self._ledger.plan
+        if plan is None or not ledger.is_open:
+            return []
+        dead = [who for stage in ledger.present for who in stage if who in self._lost or not self._pulse.alive(who)]
+        dead += [who for who in plan.relays if not self._pulse.alive(who)]
+        if not dead:
+            return []
+        reason = f"gone: {', '.join(map(self._name, dead))}"[:300]
+        return self._end(Voided(tick=plan.tick, number=DIED, reason=reason))
+
+    def _name(self, who: bytes) -> str:
+        return self._ledger.joins[who].record.operator
+
     def _next_plan(self) -> Plan | None:
         ledger, training = self._ledger, self._manifest.training
         change: str = ""
         kind = "train"
         session: Session | None = None
-        due = ledger.evaluated < 0 or (training.evaluate_every and ledger.round % training.evaluate_every == 0)
+        wanted: Due | None = None
+        if ledger.base is not None:
+            leaving, waiting = self._leaving, self._waiting()
+            wanted = due(ledger, self._manifest, gone=self._gone(), leaving=leaving, waiting=waiting)
+        measure = ledger.evaluated < 0 or (training.evaluate_every and ledger.round % training.evaluate_every == 0)
         if ledger.base is None:
             kind, change = "change", "start"
+        elif wanted is not None:
+            kind, change = "change", "members"
         elif self._asks and (self._ended or not ledger.answered):  # training gets every other tick
             asker = next(iter(self._asks))
             seconds = AFTER_TRAINING_S if self._ended else WHILE_TRAINING_S
             kind, session = "session", _session(asker, self._asks.pop(asker), seconds)
-        elif ledger.round != ledger.evaluated and (due or ledger.round == training.rounds):
+        elif ledger.round != ledger.evaluated and (measure or ledger.round == training.rounds):
             kind = "evaluate"
         elif ledger.round >= training.rounds:
             return None
@@ -375,7 +502,11 @@ class Coordinator:
             kind, change = "change", "turn"
         elif not ledger.measured:
             kind = "measure"
-        relays = tuple(sorted(ledger.of("relay"))[: self._manifest.relays])
+        members, candidates = ledger.members, tuple[bytes, ...]()
+        if change == "start":
+            members, candidates = (), tuple(sorted(self._waiting()))
+        elif wanted is not None:
+            members, candidates = wanted.members, wanted.candidates
         return Plan(
             run=self._manifest.run,
             tick=(ledger.opening.plan.tick if ledger.opening is not None else 0) + 1,
@@ -387,17 +518,19 @@ class Coordinator:
             epoch=ledger.epoch + (change == "turn"),
             epoch_tick=ledger.epoch_tick,
             attempt=ledger.attempt,
-            relays=relays,
-            candidates=tuple(sorted(self._nodes)) if change == "start" else (),
-            members=() if change == "start" else ledger.members,
+            relays=tuple(self._relays()[: self._manifest.relays]),
+            candidates=candidates,
+            members=members,
             exponents=tuple(ledger.exponents),
             lifts=tuple(ledger.lifts),
             work=() if change else self._share_out(kind, session),
             session=session,
+            bound=wanted.bound if wanted is not None else (),
+            leaving=wanted.leaving if wanted is not None else (),
         )
 
     def _share_out(self, kind: str, session: Session | None) -> tuple[tuple[int, ...], ...]:
-        """Micro-batches to replicas, evenly; a micro-batch's gradient returns along the same replicas."""
+        """Micro-batches to replicas by their pace; a micro-batch's gradient returns along the same replicas."""
         training, model = self._manifest.training, self._manifest.model
         count, first = training.microbatches, 0
         if session is not None:  # a single text is not always the same replicas' work
@@ -405,7 +538,9 @@ class Coordinator:
         if kind == "evaluate":
             windows = (self._manifest.data.validation_bytes - 1) // model.context
             count = windows // training.rows  # the last, smaller one is left out: every frame has one shape
-        return tuple(tuple((first + m) % len(stage) for stage in self._ledger.members) for m in range(count))
+        pace = self._ledger.pace
+        shares = [share_out(count, [pace.get(w, 0.0) for w in s], first=first) for s in self._ledger.members]
+        return tuple(zip(*shares, strict=True))
 
     def _forget(self) -> None:
         """Drop what the last tick collected."""
@@ -456,9 +591,24 @@ class Coordinator:
         ledger, plan = self._ledger, opening.plan
         effects = self._write(_opened_row(opening))
         effects += [Send(who, opening) for who in (*ledger.of("relay"), *ledger.of("node"))]
+        effects += [Send(who, self._began()) for who in self._newcomers()]
+        effects += [Send(who, Left()) for who in sorted(self._leaving - self._holders())]
         if plan.session is not None:
             effects.append(Send(plan.session.asker, opening))
         return [*effects, self._patience(plan)]
+
+    def _newcomers(self) -> list[bytes]:
+        """Who gets a stage's state in the open tick."""
+        plan = self._ledger.plan
+        if plan is None or plan.change != "members":
+            return []
+        return [
+            who for new, old in zip(self._ledger.present, plan.members, strict=True) for who in new if who not in old
+        ]
+
+    def _began(self) -> Began:
+        assert self._ledger.began is not None
+        return Began(opening=self._ledger.began)
 
     def _patience(self, plan: Plan) -> After:
         """When an open tick has taken too long."""
@@ -528,6 +678,10 @@ class Coordinator:
 
     def _trouble(self, source: bytes, message: Trouble, plan: Plan) -> Effects:
         self._tick_is(message.tick, plan, source)
+        self._mine(source, source)
+        if message.number == 308:
+            self._lost.add(source)
+            return self._bury()
         reason = f"{source.hex()[:12]}: {message.what}"[:300]
         number, where, bits = message.number, message.where, message.bits
         return self._end(Voided(tick=plan.tick, number=number, reason=reason, where=where, bits=bits))
@@ -603,12 +757,17 @@ class Coordinator:
     def _end(self, body: Body) -> Effects:
         plan, effects = self._ledger.plan, Effects()
         assert plan is not None
+        if isinstance(body, Voided) and plan.change == "members":
+            body = msgspec.structs.replace(body, members=self._ledger.present)
+        elif isinstance(body, Changed):
+            self._lost.difference_update(self._newcomers())
         if plan.session is not None:  # an open one is forgotten by all who may have taken part
             over = Over(tick=plan.tick)
             effects = [Send(who, over) for who in (*self._everyone(), *plan.relays)]
         return [*self._write(body), *effects, *self._advance()]
 
-    def _missing(self) -> list[str]:
+    def _missing(self) -> list[bytes]:
+        """Whose part of the open tick is not here."""
         plan = self._ledger.plan
         assert plan is not None
         if plan.kind == "change":
@@ -618,7 +777,7 @@ class Coordinator:
         else:
             have = self._reports if self._ledger.close is not None else self._commitments
         wanted = self._ledger.present[-1] if plan.kind == "evaluate" else self._everyone()
-        return [self._ledger.joins[who].record.operator for who in wanted if who not in have]
+        return [who for who in wanted if who not in have]
 
     # -- what others know and we forgot (`recovery`) -------------------------------------------------------------
 
@@ -636,7 +795,9 @@ class Coordinator:
             self._gates = {g: known for g, known in self._gates.items() if self._quiet.get(g, 0) < GATE_LOOKS}
             self._unopened += 1
             self._hold = max(0, self._hold - 1)
-            return self._advance()
+            if not self._awaited():
+                self._pulse.look()
+            return [*self._bury(), *self._advance()]
         if self._found is not None:
             return []
         missing = self._recovery.missing()
@@ -648,6 +809,7 @@ class Coordinator:
         join = self._ledger.joins.get(source) or self._guests.get(source)
         if self._found is not None:
             return []
+        self._pulse.heard(source)
         if isinstance(message, Join):
             return self._let_in(source, message, join)
         if join is None:
@@ -669,11 +831,12 @@ class Coordinator:
         record = join.record
         if record.identity != source:
             raise Refused(205, "a join for another identity", expected=source.hex()[:12])
+        if record.role != "gate":
+            return []  # it asks again, and has lost its state if it is known
         if known is not None and known.record == record:
-            welcome = Send(source, Welcome(manifest=encode(self._manifest)))
-            return [welcome] if record.role == "gate" else [welcome, Send(source, self._roster())]
-        if known is not None or record.role != "gate":
-            return []  # it asks again
+            return [Send(source, Welcome(manifest=encode(self._manifest)))]
+        if known is not None:
+            raise Refused(209, f"{record.operator} joined before with another record")
         keyholders = self._manifest.committee.identities()
         verify_join(join, run=self._manifest.run, keyholders=keyholders, open_admission=False, used=frozenset())
         self._guests[source] = join
@@ -716,11 +879,13 @@ class Coordinator:
             effects += self._write(Planned(plan=found.plan))
         if ledger.plan is not None and not ledger.is_open and recovery.released(ledger.plan):
             self._hold = HOLD_LOOKS
+        self._recovery = self._found = None
+        self._expect_all()
         if recovery.proven:
+            self._grace = GRACE_LOOKS
             effects.append(Announce(Recovered(rows=ledger.number, fetched=recovery.fetched, tick=self._newest())))
             effects += self._void_lost()
-        self._recovery = self._found = None
-        self._waiting = ""
+        self._wanting = ""
         effects += self._admit_all()
         if ledger.plan is not None and ledger.is_open:
             effects.append(self._patience(ledger.plan))
@@ -766,7 +931,7 @@ class Coordinator:
             return []
         verify_opening(opening, self._manifest)
         if self._ledger.plan == opening.plan:
-            return [*self._opened(opening), *self._void_lost(), *self._advance()]
+            return [*self._opened(opening), *self._void_lost()]
         if self._fresh:
             return [Stop(_forgotten(f"tick {opening.plan.tick}", f"tick {self._newest()}"))]
         self._ask_around(lost=True).tell(opening)
@@ -776,14 +941,25 @@ class Coordinator:
         """End a tick that others say was opened: whatever we wrote in it is lost, and nothing came of it."""
         if not self._ledger.is_open:
             return []
-        return self._write(Voided(tick=self._newest(), number=333, reason="rows after its opening are lost"))
+        return self._end(Voided(tick=self._newest(), number=LOST, reason="rows after its opening are lost"))
 
     def _held(self) -> bool:
         """Whether a plan must wait since a node or relay that we have not heard may know it to be open."""
-        members = {*self._ledger.of("node"), *self._ledger.of("relay")}
-        if self._hold and members <= self._heard:
+        if self._hold and self._all_heard():
             self._hold = 0
         return self._hold > 0
+
+    def _awaited(self) -> bool:
+        """Whether members have not found us yet, and are not called dead for it."""
+        self._grace = 0 if self._all_heard() else max(0, self._grace - 1)
+        return self._grace > 0
+
+    def _all_heard(self) -> bool:
+        return {*self._ledger.of("node"), *self._ledger.of("relay")} <= self._heard
+
+    def _expect_all(self) -> None:
+        for who in (*self._ledger.of("node"), *self._ledger.of("relay")):
+            self._pulse.expect(who)
 
     def _newest(self) -> int:
         """The newest tick that was opened, as far as we know."""
@@ -791,9 +967,9 @@ class Coordinator:
 
     def _wait(self, what: str) -> Effects:
         """Say what is missing, once."""
-        if what == self._waiting:
+        if what == self._wanting:
             return []
-        self._waiting = what
+        self._wanting = what
         return [Announce(Waiting(what=what))]
 
     def _away(self, have: Mapping[bytes, object] | None = None) -> list[str]:
@@ -839,4 +1015,11 @@ def _forgotten(known: str, number: str) -> Failed:
         expected=known,
         actual=number,
         todo="Restore the coordinator's folder, or start with: interlock serve coordinator DIR --recover",
+    )
+
+
+def _moved(known: Record, record: Record) -> bool:
+    """Whether a record is that of a relay which listens elsewhere now, and otherwise the known one."""
+    return record.role == "relay" and known == msgspec.structs.replace(
+        record, address=known.address, signature=known.signature
     )

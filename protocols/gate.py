@@ -13,7 +13,7 @@ import msgspec
 
 from interlock.vault import Identity, VaultError, verify_grants
 
-from .canonical import Count, Message, Plain, PublicKey, decode, encode
+from .canonical import Count, Message, Name, Plain, PublicKey, decode, encode
 from .change import verify_prepared
 from .effects import After, Announce, Blob, Draw, Effects, Event, Send, Stop, Store
 from .errors import Refused
@@ -34,7 +34,7 @@ from .journal import (
 )
 from .kept import Kept
 from .manifest import Manifest
-from .members import Join, Role, Welcome, make_record, verify_join
+from .members import Join, Role, Welcome, make_record, owner, verify_join
 from .recovery import Past, Recall, Recalled
 from .release import (
     Base,
@@ -70,8 +70,9 @@ class Propose(Message, frozen=True, array_like=True, kw_only=True):
 class Known(Plain, frozen=True, array_like=True, kw_only=True):
     """What a gate stores: enough never to release twice, and to check the next plan.
 
-    rows: how many rows it has followed. held: everyone who was ever granted a stage. joined: everyone who was
-    admitted, with the role and the nonce of the invitation.
+    rows: how many rows it has followed. members: who holds each stage since the last change. held: the stage of every
+    operator who was ever granted one. joined: everyone who was admitted, with the role, the nonce of the invitation and
+    the operator.
     """
 
     tick: Count
@@ -79,8 +80,9 @@ class Known(Plain, frozen=True, array_like=True, kw_only=True):
     plan: Plan | None
     opening: Opening | None
     rows: Count
-    held: tuple[tuple[PublicKey, Count], ...]
-    joined: tuple[tuple[PublicKey, Role, Annotated[bytes, msgspec.Meta(max_length=16)]], ...]
+    members: tuple[tuple[PublicKey, ...], ...]
+    held: tuple[tuple[Name, Count], ...]
+    joined: tuple[tuple[PublicKey, Role, Annotated[bytes, msgspec.Meta(max_length=16)], Name], ...]
 
 
 class GateReleased(Event, frozen=True, kw_only=True):
@@ -99,7 +101,7 @@ class GateRefused(Event, frozen=True, kw_only=True):
 
 
 def _empty() -> Known:
-    return Known(tick=0, release=None, plan=None, opening=None, rows=0, held=(), joined=())
+    return Known(tick=0, release=None, plan=None, opening=None, rows=0, members=(), held=(), joined=())
 
 
 class Gate:
@@ -137,7 +139,7 @@ class Gate:
 
         One from whom nothing has come since may have lost its journal, and does not know us: then hello again.
         """
-        if name == "leave":
+        if name in ("leave", "hand over"):
             return [Stop()]
         if name != "hello":
             return []
@@ -274,8 +276,10 @@ class _History:
     def __init__(self, manifest: Manifest, known: Known) -> None:
         self._manifest = manifest
         self._held = dict(known.held)
-        self._roles: dict[bytes, Role] = {who: role for who, role, _ in known.joined}
-        self._nonces = {who: nonce for who, _, nonce in known.joined}
+        self._members: Members = known.members
+        self._roles: dict[bytes, Role] = {who: role for who, role, _, _ in known.joined}
+        self._nonces = {who: nonce for who, _, nonce, _ in known.joined}
+        self._owners = {who: name for who, _, _, name in known.joined}
         self._known = known
 
     def follow(self, ask: Propose) -> Known:
@@ -304,8 +308,9 @@ class _History:
             plan=plan,
             opening=opening,
             rows=number + len(rows),
+            members=self._members,
             held=tuple(sorted(self._held.items())),
-            joined=tuple((who, self._roles[who], self._nonces[who]) for who in sorted(self._roles)),
+            joined=tuple((who, self._roles[who], self._nonces[who], self._owners[who]) for who in sorted(self._roles)),
         )
 
     def _catch_up(self, earlier: tuple[Row, ...], *, before: int) -> None:
@@ -313,7 +318,7 @@ class _History:
         last = -1
         for row in earlier:
             body = row.body
-            if not last < row.number < before or not isinstance(body, Joined | Changed):
+            if not last < row.number < before or not isinstance(body, Joined | Changed | Voided):
                 raise Refused(310, f"row {row.number} among those that this gate missed")
             verify_row(row, run=self._manifest.run, coordinator=self._manifest.coordinator)
             if isinstance(body, Joined):
@@ -321,19 +326,24 @@ class _History:
             else:
                 self._check_grants(body.members)
                 self._remember_grants(body.members)
+                if isinstance(body, Changed):
+                    self._members = body.members
             last = row.number
 
     def _remember_grants(self, members: Members) -> None:
-        self._held.update(_grants(members))
+        self._held.update((self._owners[who], stage) for who, stage in _grants(members).items())
 
     def _check_grants(self, members: Members) -> None:
-        """Check that nobody gets a second stage, and no keyholder any.
+        """Check that nobody gets a second stage or replica, and no keyholder any.
 
         Raises:
             Refused: E316.
         """
+        grants, keyholders = _grants(members), self._manifest.committee.identities()
+        if not grants.keys() <= self._of("node"):
+            raise Refused(316, "a stage for somebody who did not join as a node")
         try:
-            verify_grants(_grants(members), held=self._held, keyholders=self._manifest.committee.identities())
+            verify_grants(grants, owners=self._owners, held=self._held, keyholders=keyholders)
         except VaultError as error:
             raise Refused(316, error.what) from None
 
@@ -349,6 +359,7 @@ class _History:
         )
         self._roles[record.identity] = record.role
         self._nonces[record.identity] = invitation.nonce if invitation is not None else b""
+        self._owners[record.identity] = owner(row.join)
 
     def _of(self, role: Role) -> set[bytes]:
         return {who for who, its in self._roles.items() if its == role}
@@ -364,6 +375,8 @@ class _History:
         """Base, members and what the tick became, from the rows after an opening's plan."""
         before = opening.plan
         members = draw_members(opening, self._manifest)
+        if not before.change:
+            self._members = members
         if not rows or not isinstance(rows[0].body, Planned) or rows[0].body.plan != before:
             raise Refused(315, f"the rows do not start with the plan of tick {before.tick}")
         if rows[0].previous != before.head:
@@ -396,6 +409,7 @@ class _History:
                     raise Refused(317, f"a change row that tick {before.tick} does not have")
                 verify_prepared(body.prepared, before, members)
                 self._remember_grants(members)  # a void start left nobody anything
+                self._members = members
                 base = Base(row=row.digest, made=(before.tick,) * len(members))
                 end = "changed"
             elif isinstance(body, Measured):
@@ -419,13 +433,15 @@ class _History:
                     verify(answer, before.run)
                 end = "answered"
             elif isinstance(body, Voided):
+                if body.members != (members if before.change == "members" else ()):
+                    raise Refused(317, f"the void of tick {before.tick} names other members")
                 end = "voided"
             else:
                 raise Refused(317, f"a row '{type(body).__name__}' inside tick {before.tick}")
         if not end:
             raise Refused(317, f"tick {before.tick} has not ended", expected="a commit, change or void row")
         self._before = before
-        return base, members, end
+        return base, self._members, end
 
     def _commit(
         self,
@@ -454,15 +470,18 @@ class _History:
                 raise Refused(318, "the first plan of a run is its start")
             nodes = set(plan.candidates)
             wanted = manifest.stages * manifest.replicas
-            if len(plan.candidates) != wanted or len(nodes) != wanted or not nodes <= self._of("node"):
-                raise Refused(318, "the start names nodes", expected=f"{wanted} that joined", actual=len(nodes))
+            if len(plan.candidates) < wanted:
+                raise Refused(318, "the start names nodes", expected=f"at least {wanted}", actual=len(nodes))
+            self._check_candidates(plan)
             return
         before = self._before
         if plan.change == "start":
             raise Refused(318, "a run starts once")
         if plan.base != base:
             raise Refused(318, "the plan starts from another base than the last committed one")
-        if plan.members != members:
+        if plan.change == "members":
+            self._check_change(plan, members)
+        elif plan.members != members:
             raise Refused(318, "the plan's members are not those of the last change")
         done = before.round + (before.kind == "train" and state == "committed")
         if plan.round != done:
@@ -471,11 +490,11 @@ class _History:
         epoch = before.epoch - (before.change == "turn" and not turned)  # the epoch of the base
         if plan.epoch != epoch + (plan.change == "turn"):
             raise Refused(318, "the plan's epoch", expected=epoch + (plan.change == "turn"), actual=plan.epoch)
-        epoch_tick = before.tick if turned else before.epoch_tick
+        epoch_tick = before.tick if turned and before.change != "members" else before.epoch_tick
         if plan.epoch_tick != epoch_tick:
             raise Refused(318, "the tick that began the epoch", expected=epoch_tick, actual=plan.epoch_tick)
         due = plan.round // manifest.training.epoch_rounds
-        if plan.kind not in ("evaluate", "session") and plan.epoch != due:
+        if plan.kind not in ("evaluate", "session") and plan.change != "members" and plan.epoch != due:
             raise Refused(318, f"the epoch of round {plan.round}", expected=due, actual=plan.epoch)
         limit = manifest.training.rounds
         if plan.kind in ("train", "measure") and plan.round >= limit:
@@ -484,17 +503,45 @@ class _History:
             if len(assigned) != len(members) or any(r >= len(members[s]) for s, r in enumerate(assigned)):
                 raise Refused(318, "the plan gives a micro-batch to a replica that does not exist")
 
+    def _check_change(self, plan: Plan, members: Members) -> None:
+        """Who stays were members, at least one a stage; who may come is bound to the stage that its operator held."""
+        stages, limit = self._manifest.stages, self._manifest.replicas
+        if len(plan.members) != stages or not all(
+            stay and tuple(sorted(set(stay))) == stay and set(stay) <= set(were)
+            for stay, were in zip(plan.members, members, strict=True)
+        ):
+            raise Refused(318, "who stays in a change of members were not all members of the same stage")
+        staying = [who for stage in plan.members for who in stage]
+        if any(len(stage) > limit for stage in plan.members) or not set(plan.leaving) <= set(staying):
+            raise Refused(318, "a change of members has more replicas than the run, or somebody leaves twice")
+        self._check_candidates(plan)
+        bound = tuple(self._held.get(self._owners[who], -1) + 1 for who in plan.candidates)
+        if plan.bound != bound:
+            raise Refused(316, "candidates are not bound to the stages that their operators held")
+        taken = {self._owners[who] for who in staying}
+        if taken & {self._owners[who] for who in plan.candidates}:
+            raise Refused(316, "an operator who stays would get a second replica")
+
+    def _check_candidates(self, plan: Plan) -> None:
+        """Everyone who may be drawn joined as a node, and for an operator of its own."""
+        if not set(plan.candidates) <= self._of("node"):
+            raise Refused(318, "a plan names a candidate that did not join as a node")
+        if len({self._owners[who] for who in plan.candidates}) != len(plan.candidates):
+            raise Refused(316, "a plan names two candidates of one operator")
+
     def _check_lists(self, plan: Plan) -> None:
         """Check that lists have an entry for each thing they speak of: nodes and relays index into them unasked."""
         manifest, training = self._manifest, self._manifest.training
         if (plan.kind == "change") != bool(plan.change):
             raise Refused(318, f"a {plan.kind} plan with change '{plan.change}'")
-        if (plan.members if plan.change == "start" else plan.candidates) != ():
-            raise Refused(318, "a start names candidates, every other plan names members")
+        if (plan.members if plan.change == "start" else () if plan.change == "members" else plan.candidates) != ():
+            raise Refused(318, "a start names candidates, a change of members both, every other plan members")
+        if plan.change != "members" and (plan.bound or plan.leaving):
+            raise Refused(318, f"a {plan.kind} plan that binds candidates or lets members leave")
         if len(plan.exponents) != manifest.stages - 1 or len(plan.lifts) != manifest.stages:
             raise Refused(318, "the plan needs one exponent a boundary and one lift a stage")
-        if len(plan.relays) != manifest.relays or len(set(plan.relays)) != manifest.relays:
-            raise Refused(318, "the plan's relays", expected=manifest.relays, actual=len(set(plan.relays)))
+        if not 1 <= len(plan.relays) <= manifest.relays or len(set(plan.relays)) != len(plan.relays):
+            raise Refused(318, "the plan's relays", expected=f"1 to {manifest.relays}", actual=len(set(plan.relays)))
         if not set(plan.relays) <= self._of("relay"):
             raise Refused(318, "the plan names a relay that never joined")
         if (plan.kind == "session") != (plan.session is not None):

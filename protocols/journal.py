@@ -22,6 +22,8 @@ from .release import Plan, Release
 from .round import Answer, Bits, Commitment, Measurement, Place, Report
 
 GENESIS = bytes(32)  # predecessor of the first row
+DIED = 332  # number of a void for which only somebody's death is to blame
+LOST = 333  # of one for which only a coordinator that lost rows is
 
 
 class Entry(Plain, frozen=True, array_like=True, kw_only=True, tag=True):
@@ -87,13 +89,18 @@ class Answered(Entry, frozen=True, array_like=True, kw_only=True):
 
 
 class Voided(Entry, frozen=True, array_like=True, kw_only=True):
-    """The open tick moved nothing, and why. where, bits: what did not fit and by how much (`round.Trouble`)."""
+    """The open tick moved nothing, and why.
+
+    where, bits: what did not fit and by how much (`round.Trouble`). members: of a change of members, whom it would have
+    given each stage: shards may have moved.
+    """
 
     tick: Count
     number: Count
     reason: Annotated[str, msgspec.Meta(max_length=300)]
     where: Place = 0
     bits: Bits = 0
+    members: tuple[tuple[PublicKey, ...], ...] = ()
 
 
 Body = Joined | Planned | Opened | Closed | Committed | Changed | Measured | Answered | Voided

@@ -7,14 +7,29 @@ from __future__ import annotations
 
 from interlock.kernels.fixed import SHIFTS
 
-from .journal import GENESIS, Answered, Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided
+from .journal import (
+    DIED,
+    GENESIS,
+    LOST,
+    Answered,
+    Changed,
+    Closed,
+    Committed,
+    Joined,
+    Measured,
+    Opened,
+    Planned,
+    Row,
+    Voided,
+)
 from .manifest import Manifest
-from .members import Join
+from .members import Join, owner
 from .release import Base, Opening, Plan, draw_members
 from .round import Close, Members
 
 HEADROOM_BITS = 3  # between the largest gradient of the last round and the end of the range
 LIFT_MAX = 200  # the bound of `release.Exponent`: what members say must not make a plan that nobody can read
+PACE_LAST = 0.3  # what the last round counts in a member's pace
 SPARE_BITS = 4  # beyond what was missing, for the boundaries and stages that the void kept from saying what they need
 
 
@@ -25,10 +40,13 @@ class Ledger:
         number, head: of the next row; hash of the last.
         recent: rows from the newest opening's plan on. lasting: rows that a gate needs however late it comes: joins,
             and the changes that gave somebody a stage.
-        joins: identity -> join. base, members, round, epoch, epoch_tick: of the newest state.
+        joins: identity -> join. held: operator -> the stage that it was ever granted. pace: member -> micro-batches a
+            second, as it says itself, from the last rounds.
+        base, members, round, epoch, epoch_tick: of the newest state. began: opening of the tick that began the epoch.
         measured: whether exponents of gradient sums are known. evaluated: round of the last evaluation, -1 before.
         answered: whether the last tick was a session.
-        attempt: voided tries of the work at hand. exponents, lifts: what the next plan says (`release.Plan`).
+        attempt: voided tries of the work at hand. faults: those of them that neither a death nor a lost journal
+            explains. exponents, lifts: what the next plan says (`release.Plan`).
         plan: of the tick under way, None between ticks. is_open: whether it was opened. close: its close, if any.
         opening: the newest. present: its members.
     """
@@ -39,13 +57,16 @@ class Ledger:
         self.recent: list[Row] = []
         self.lasting: list[Row] = []
         self.joins: dict[bytes, Join] = {}
+        self.held: dict[str, int] = {}
+        self.pace: dict[bytes, float] = {}
+        self.began: Opening | None = None
         self.base: Base | None = None
         self.members: Members = ()
         self.round = self.epoch = self.epoch_tick = 0
         self.measured = False
         self.evaluated = -1
         self.answered = False
-        self.attempt = 0
+        self.attempt = self.faults = 0
         self.exponents = [manifest.gradient_exponent] * (manifest.stages - 1)
         self.lifts = [0] * manifest.stages
         self.plan: Plan | None = None
@@ -85,9 +106,12 @@ class Ledger:
             assert self.plan is not None
             self.opening = Opening(plan=self.plan, releases=body.releases)
             self.is_open, self.present = True, draw_members(self.opening, self._manifest)
+            if self.plan.change == "members":
+                self._grant(self.present)  # even if it is void: shards may move from now on
         elif isinstance(body, Closed):
             self.close = Close(tick=body.tick, opening=body.opening, commitments=body.commitments)
             self._follow_peaks(self.close)
+            self._follow_pace(self.close)
         else:
             self._end(row, body)
 
@@ -98,7 +122,7 @@ class Ledger:
         self.answered = plan.session is not None
         if self.answered:
             return  # however it ended: nothing else moved
-        self.attempt = 0
+        self.attempt, faults, self.faults = 0, self.faults, 0
         if isinstance(body, Committed):
             self.base = Base(row=row.digest, made=(body.tick,) * self._manifest.stages)
             self.round, self.measured = body.round, True
@@ -107,12 +131,34 @@ class Ledger:
             self.base = Base(row=row.digest, made=(body.tick,) * self._manifest.stages)
             if body.members != self.members:
                 self.lasting.append(row)
-            self.members, self.epoch, self.epoch_tick = body.members, plan.epoch, body.tick
+            self.members = body.members
+            self._grant(body.members)
+            if plan.change != "members":
+                self.epoch, self.epoch_tick, self.began = plan.epoch, body.tick, self.opening
         elif isinstance(body, Measured):
             self.evaluated = self.round
         elif isinstance(body, Voided):
             self.attempt = plan.attempt + 1
+            self.faults = faults + (body.number not in (DIED, LOST))
+            if body.members:
+                self.lasting.append(row)
             self._make_room(body, plan)
+
+    def _grant(self, members: Members) -> None:
+        for stage, group in enumerate(members):
+            for who in group:
+                self.held[owner(self.joins[who])] = stage
+
+    def _follow_pace(self, close: Close) -> None:
+        """How fast each replica says it is; those that measured nothing say nothing."""
+        assert self.plan is not None
+        for commitment in close.commitments:
+            who = commitment.member
+            stage, replica = next((s, g.index(who)) for s, g in enumerate(self.present) if who in g)
+            done = sum(assigned[stage] == replica for assigned in self.plan.work)
+            if done and commitment.seconds > 0:
+                pace = done / commitment.seconds
+                self.pace[who] = pace + (1 - PACE_LAST) * (self.pace.get(who, pace) - pace)
 
     def _follow_peaks(self, close: Close) -> None:
         """Exponents of the next round's gradient frames, from the largest gradients of this one."""

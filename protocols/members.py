@@ -91,6 +91,19 @@ class Join(Message, frozen=True, array_like=True, kw_only=True):
     invitation: Invitation | None
 
 
+def owner(join: Join) -> str:
+    """Whose process it is: whom a keyholder invited, or where anyone may join, what it says of itself."""
+    return join.record.operator if join.invitation is None else join.invitation.label
+
+
+class Leaving(Message, frozen=True, array_like=True, kw_only=True):
+    """A node wants to go, once others hold what it holds."""
+
+
+class Left(Message, frozen=True, array_like=True, kw_only=True):
+    """The coordinator's answer to `Leaving`: nothing depends on this node any more."""
+
+
 class Welcome(Message, frozen=True, array_like=True, kw_only=True):
     """The coordinator's answer to `Join`: the manifest's bytes, and every server that has joined."""
 

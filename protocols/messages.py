@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from .boundary import Frame, Here, Taken, frame_size
-from .change import Offering, Offers, Preparing
+from .change import PART_BYTES, Offering, Offers, Preparing
 from .corpus import CHUNK_BYTES
 from .fetching import ChunkIs, GetChunk, GetIndex, IndexIs
 from .gate import Propose
 from .manifest import Manifest
-from .members import Join, Roster, Welcome
+from .members import Join, Leaving, Left, Roster, Welcome
+from .pulse import Beat
 from .recovery import Past, Recall, Recalled
-from .release import Declined, Opening, Ready, Released
+from .release import Began, Declined, Opening, Ready, Released
 from .round import Answering, Close, Committing, Measuring, Reporting, Sealed, Trouble
 from .session import Ask, Over, Queued
 from .wire import Limits
@@ -31,22 +32,38 @@ BY_COORDINATOR = (
     | Answering
     | Ask
     | Trouble
+    | Leaving
+    | Beat
 )
 BY_STRANGERS = Join  # all that the coordinator reads of somebody unknown
 BY_GATE = Welcome | Propose | Recall | Past
 BY_RELAY = Welcome | Roster | Opening | Over | Recall | Here | Frame | Sealed | Taken
 BY_NODE = (
-    Welcome | Roster | Opening | IndexIs | ChunkIs | Offers | Close | Over | Recall | Here | Frame | Sealed | Taken
+    Welcome
+    | Left
+    | Roster
+    | Began
+    | Opening
+    | IndexIs
+    | ChunkIs
+    | Offers
+    | Close
+    | Over
+    | Recall
+    | Here
+    | Frame
+    | Sealed
+    | Taken
 )
 BY_ASKER = Welcome | Roster | Opening | Offers | Queued | Over | Here | Sealed
 EVERY = BY_COORDINATOR | BY_GATE | BY_RELAY | BY_NODE | BY_ASKER
 
 
 def limits(manifest: Manifest) -> Limits:
-    """Largest message of a run: a frame, a chunk of the corpus, or one replica's sealed gradient sum."""
+    """Largest message of a run: a frame, a chunk of the corpus, a part of a state, or one replica's gradient sum."""
     sums = max(
         sum(4 * spec.rows * spec.columns for spec in manifest.shape(stage).tensors())
         for stage in range(manifest.stages)
     )
-    largest = max(frame_size(manifest), CHUNK_BYTES, sums + 1024, 4 * manifest.model.width**2 + 1024)
+    largest = max(frame_size(manifest), CHUNK_BYTES, PART_BYTES + 1024, sums + 1024, 4 * manifest.model.width**2 + 1024)
     return Limits(envelope_bytes=512, body_bytes=8 << 20, blob_bytes=largest, blobs=1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import ClassVar
 
 from interlock.vault import Identity
 
@@ -17,16 +18,17 @@ from .answering import Answering
 from .belonging import Belonging
 from .boundary import Frame, Here, Pass, Passed, Taken
 from .canonical import Message
-from .change import Offers, Prepare, PreparedState, Rotated, Rotation
+from .change import Export, Exported, Offers, Prepare, PreparedState, Rotated, Rotation
 from .changing import Changing
-from .effects import Announce, Blob, Effects, Event, Send, Stop, Work
-from .errors import Failed, InterlockError, Overflowed, Refused
+from .effects import After, Announce, Blob, Effects, Event, Send, Stop, Work
+from .errors import InterlockError, Overflowed, Refused
 from .fetching import ChunkIs, Fetching, IndexIs, Read
 from .manifest import Manifest
-from .members import Invitation, Join, Roster, Welcome, make_record
+from .members import Invitation, Join, Leaving, Left, Roster, Welcome, make_record
 from .passing import Passing
+from .pulse import BEAT_S, Beat
 from .recovery import Recall, knows
-from .release import Opening, Ready, draw_members, order_key, tick_key, verify_opening
+from .release import Began, Opening, Ready, draw_members, order_key, tick_key, verify_opening
 from .round import Close, Sealed, Step, Stepped, Sum, Summed, Trouble, verify_sealed
 from .seat import Keys, Seat, Secrets
 from .session import Extend, Extended, Forget, Over
@@ -44,12 +46,13 @@ class Adopt:
 
 
 class NodeOpened(Event, frozen=True, kw_only=True):
-    """This node holds the opening of a tick."""
+    """This node holds the opening of a tick. arrives: it has no state yet and gets that of its stage."""
 
     tick: int
     kind: str
     plan: str
     stage: int
+    arrives: bool = False
 
 
 class Adopted(Event, frozen=True, kw_only=True):
@@ -63,6 +66,10 @@ class Forgot(Event, frozen=True, kw_only=True):
     """Nothing of the session of this tick is left at this node."""
 
     tick: int
+
+
+class Leaves(Event, frozen=True, kw_only=True):
+    """This node was told to leave, and does once others hold what it holds."""
 
 
 class GaveUp(Event, frozen=True, kw_only=True):
@@ -82,6 +89,8 @@ class Node:
         invitation: None where admission is open.
     """
 
+    changing: ClassVar[type[Changing]] = Changing  # its part in a change
+
     def __init__(self, identity: Identity, manifest: Manifest, *, operator: str, invitation: Invitation | None) -> None:
         self._identity, self._manifest = identity, manifest
         record = make_record(identity, "node", operator)
@@ -96,6 +105,7 @@ class Node:
         self._prepared_secrets: Secrets | None = None
         self._epoch_keys: dict[int, bytes] = {}  # change tick -> K_tick
         self._gave_up = False
+        self._leaving = False
         self._busy = False
         self._jobs: list[Adopt | Read | Forget] = []
         self._early: list[tuple[bytes, Frame | Sealed | Taken | Close | Offers, tuple[Blob, ...]]] = []
@@ -114,12 +124,21 @@ class Node:
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
         """Begin. Until state is sealed at rest a node stores nothing: one that restarts joins again."""
-        return self.on_timer("look")
+        return [*self.on_timer("look"), After(BEAT_S, "beat")]
 
     def on_timer(self, name: str) -> Effects:
-        """Join; then, whenever nothing has come for a while, ask for what may have been lost."""
+        """Join; then, whenever nothing has come for a while, ask for what may have been lost.
+
+        Told to "hand over", it leaves as soon as nothing depends on it; told to "leave", at once.
+        """
         if name == "leave":
             return [Stop()]
+        if name == "hand over":
+            self._leaving = True
+            return [Announce(Leaves()), Send(self._manifest.coordinator, Leaving())]
+        if name == "beat":
+            alive = Leaving() if self._leaving else Beat()
+            return [Send(self._manifest.coordinator, alive), After(BEAT_S, "beat")]
         if isinstance(self._part, Answering) and name == f"session {self._part.seat.tick}":
             return self._part.late()
         if name != "look":
@@ -158,6 +177,10 @@ class Node:
                 return self._open(message)
             if isinstance(message, Recall):
                 return [Send(source, knows(self._opening))]
+            if isinstance(message, Began):
+                return self._began(message.opening)
+            if isinstance(message, Left):
+                return [Stop()] if self._leaving else []
             if isinstance(message, IndexIs) and self._fetching is not None:
                 self._watch.moved()
                 return self._fetching.index(message)
@@ -214,6 +237,8 @@ class Node:
         elif isinstance(part, Changing):
             if isinstance(result, Rotated):
                 effects += part.rotated(result)
+            elif isinstance(result, Exported):
+                effects += part.exported(result)
             elif isinstance(result, PreparedState):
                 self._ready = seat.tick
                 self._prepared_secrets = part.secrets()
@@ -237,18 +262,27 @@ class Node:
         self._end_tick()
         self._opening = opening
         if stage is None:
-            return []
+            if not plan.change:  # a change may come to nothing; after this nobody goes on from what we hold
+                self._drop()
+            return self._pump()
         key = tick_key(opening)
         seat = self._seat = Seat(self._identity, self._manifest, opening, key, members, stage)
-        try:
-            effects = self._adopt(seat)
-        except Failed as lost:
-            return [Stop(lost)]
-        effects.append(Announce(NodeOpened(tick=plan.tick, kind=plan.kind, plan=plan.digest.hex(), stage=stage)))
+        arrives = plan.change == "members" and self._identity.public not in plan.members[stage]
+        if arrives:
+            self._drop()
+            effects = Effects()
+        else:
+            try:
+                effects = self._adopt(seat)
+            except Refused as lost:
+                return self._give_up(lost)
+        opened = NodeOpened(tick=plan.tick, kind=plan.kind, plan=plan.digest.hex(), stage=stage, arrives=arrives)
+        effects.append(Announce(opened))
         if plan.change:
-            self._epoch_keys[plan.tick] = key
+            if plan.change != "members":
+                self._epoch_keys[plan.tick] = key
             needs_text = seat.first or seat.last
-            changing = self._part = Changing(seat, needs_text)
+            changing = self._part = self.changing(seat, needs_text)
             effects += changing.begin()
             if needs_text and self._fetching is None:
                 self._fetching = Fetching(self._manifest)
@@ -286,6 +320,29 @@ class Node:
         self._heard.clear()
         self._said.clear()
 
+    def _began(self, opening: Opening) -> Effects:
+        """What the order of the text hangs on, for us who come in the middle of an epoch."""
+        plan = opening.plan
+        if self._opening is None or plan.tick in self._epoch_keys:
+            return []
+        verify_opening(opening, self._manifest)
+        if plan.tick != self._opening.plan.epoch_tick or plan.change not in ("start", "turn"):
+            raise Refused(
+                304, "the opening that began the epoch", expected=self._opening.plan.epoch_tick, actual=plan.tick
+            )
+        self._epoch_keys[plan.tick] = tick_key(opening)
+        return self._pump()
+
+    def _drop(self) -> None:
+        """Forget the stage that we held."""
+        for secrets in (self._secrets, self._prepared_secrets):
+            if secrets is not None:
+                secrets.erase()
+        self._secrets = self._prepared_secrets = self._ready = None
+        self._base = 0
+        self._epoch_keys.clear()
+        self._jobs.append(Adopt(tick=self._now(), made=0))
+
     def _over(self, message: Over) -> Effects:
         """A session has ended: its keys, its text and what was computed from it go, here and at the worker."""
         if not isinstance(self._part, Answering) or message.tick != self._part.seat.tick:
@@ -298,24 +355,22 @@ class Node:
         """Take up the state of ours that the plan starts from; every other is erased.
 
         Raises:
-            Failed: E308, we do not hold it.
+            Refused: E308, we do not hold it.
         """
         base = seat.plan.base
         made = 0 if base is None else base.made[seat.stage]
         if made not in (self._base, self._ready):
-            raise Failed(
+            raise Refused(
                 308,
                 "this node does not hold the state that the run goes on from",
                 expected=f"made in tick {made}",
                 actual=f"tick {self._base}",
-                todo="Join again.",
             )
         if made == self._ready and self._prepared_secrets is not None:
             if self._secrets is not None:
                 self._secrets.erase()
             self._secrets = self._prepared_secrets
-            epoch_key = self._epoch_keys[made]
-            self._epoch_keys = {made: epoch_key}
+            self._epoch_keys = {t: key for t, key in self._epoch_keys.items() if t == seat.plan.epoch_tick}
         elif self._prepared_secrets is not None:
             self._prepared_secrets.erase()
         changed = made != self._base
@@ -402,17 +457,22 @@ class Node:
             Announce(GaveUp(tick=seat.tick, number=error.number, what=error.what, suspect=suspect.hex())),
         ]
 
+    def _knows_order(self, part: Changing) -> bool:
+        """Whether we know what the order of the text hangs on, once the change is the base."""
+        plan = part.seat.plan
+        return plan.change != "members" or plan.epoch_tick in self._epoch_keys
+
     def _pump(self) -> Effects:
         """Give the worker its next job; one at a time, so that what is urgent goes first."""
         if self._busy:
             return []
-        job: Adopt | Read | Forget | Rotation | Prepare | Pass | Sum | Step | Extend | None = None
+        job: Adopt | Read | Forget | Export | Rotation | Prepare | Pass | Sum | Step | Extend | None = None
         if self._jobs:
             job = self._jobs.pop(0)
         elif self._gave_up:
             return []
         elif isinstance(self._part, Changing):
-            job = self._part.next_job(has_text=self._has_text)
+            job = self._part.next_job(has_text=self._has_text) if self._knows_order(self._part) else None
         elif isinstance(self._part, Passing):
             job = self._part.next_pass() or self._part.next_end()
         elif isinstance(self._part, Answering):

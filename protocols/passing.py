@@ -271,6 +271,7 @@ class Passing:
             clamped=self._clamped,
             peaks=() if self._peak is None else (self._peak,),
             losses=tuple(self._losses[m] for m in sorted(self._losses)),
+            seconds=result.seconds,
             signature=bytes(64),
         )
         commitment = sign(draft, seat.identity, seat.plan.run)

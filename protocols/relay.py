@@ -13,10 +13,12 @@ from contextlib import suppress
 from interlock.vault import Identity
 
 from .boundary import Frame, Here, Taken, planned, verify_header
-from .effects import Admit, Announce, Blob, Effects, Event, Send, Stop
+from .canonical import digest
+from .effects import Admit, After, Announce, Blob, Effects, Event, Send, Stop
 from .errors import Refused
 from .manifest import Manifest
 from .members import Invitation, Join, Roster, Welcome, make_record, verify_join
+from .pulse import BEAT_S, Beat
 from .recovery import Recall, knows
 from .release import Opening, Ready, draw_members, verify_opening
 from .round import Members, Sealed, verify_sealed
@@ -77,12 +79,15 @@ class Relay:
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
         """Begin: a relay stores nothing; what it forgets is sent again."""
-        return self.on_timer("look")
+        return [*self.on_timer("look"), After(BEAT_S, "beat")]
 
     def on_timer(self, name: str) -> Effects:
         """Join; then, whenever nothing has come for a while, say what we know."""
-        if name == "leave":
+        if name in ("leave", "hand over"):
             return [Stop()]
+        if name == "beat":
+            alive: Effects = [Send(self._manifest.coordinator, Beat())] if self._welcomed else []
+            return [*alive, After(BEAT_S, "beat")]
         if name != "look":
             return []
         quiet, again = self._watch.look()
@@ -109,9 +114,7 @@ class Relay:
                 return []
         elif isinstance(message, Here):
             have = set(message.have)
-            again = [
-                Send(source, m, b) for (_, key), (to, m, b) in self._kept.items() if source in to and key not in have
-            ]
+            again = [Send(source, m, b) for to, m, b in self._kept.values() if source in to and _name(m) not in have]
             return [Send(source, message), *again]
         elif isinstance(message, Frame | Sealed | Taken):
             return self._carry(source, message, blobs)
@@ -187,7 +190,7 @@ class Relay:
             everyone.add(self._opening.plan.session.asker)
         if message.sender != source or len(blobs) != 1 or not {source, *message.to} <= everyone:
             raise Refused(305, f"sealed traffic of {source.hex()[:12]} is not among members of the tick")
-        if not self._keep((source, message.content), message.to, message, blobs):
+        if not self._keep((source, digest("interlock/kept", message.content, *message.to)), message.to, message, blobs):
             return []
         return [Send(to, message, blobs) for to in message.to]
 
@@ -223,3 +226,8 @@ class Relay:
             size=frame.size,
         )
         return [Send(receiver, message, blobs), Announce(carried)]
+
+
+def _name(message: Frame | Sealed) -> bytes:
+    """By what its receiver says that it has it."""
+    return message.header.digest if isinstance(message, Frame) else message.content

@@ -49,10 +49,12 @@ class Plan(Plain, frozen=True, array_like=True, kw_only=True):
     head: hash of the journal's last row. base: None for the start. kind: `measure` runs a round only to set the
     exponents of gradient sums and steps nothing. round: optimizer steps taken before this tick. epoch_tick: the
     change that began the epoch, 0 for the start itself. attempt: tries of the same work that were voided. relays:
-    identities in use. candidates: for the start, everyone who may be drawn; else empty. members: for every stage its
-    replicas, sorted; empty for the start, whose members the opening itself draws. exponents: gradient frames, one a
-    boundary. lifts: bits added to the exponents of gradient sums, one a stage. work: for every micro-batch its
-    replica (index into members) at every stage; empty for a change. session: what a tick of kind `session` answers.
+    identities in use. candidates: for a start or change of members, everyone who may be drawn; else empty. members: for
+    every stage its replicas, sorted; for a change of members, those who stay; empty for the start, whose members the
+    opening itself draws. exponents: gradient frames, one a boundary. lifts: bits added to the exponents of gradient
+    sums, one a stage. work: for every micro-batch its replica (index into members) at every stage; empty for a change.
+    session: what a tick of kind `session` answers. bound: for a change of members, beside each candidate the stage that
+    its operator held before, counted from 1, or 0. leaving: members who stay only until somebody has taken over.
     """
 
     run: Hash
@@ -60,7 +62,7 @@ class Plan(Plain, frozen=True, array_like=True, kw_only=True):
     head: Hash
     base: Base | None
     kind: Kind
-    change: Literal["", "start", "turn"]
+    change: Literal["", "start", "turn", "members"]
     round: Count
     epoch: Count
     epoch_tick: Count
@@ -72,6 +74,8 @@ class Plan(Plain, frozen=True, array_like=True, kw_only=True):
     lifts: tuple[Exponent, ...]
     work: Annotated[tuple[tuple[Replica, ...], ...], msgspec.Meta(max_length=1 << 16)]
     session: Session | None = None
+    bound: tuple[Count, ...] = ()
+    leaving: tuple[PublicKey, ...] = ()
 
     @property
     def digest(self) -> bytes:
@@ -109,6 +113,12 @@ class Opening(Message, frozen=True, array_like=True, kw_only=True):
     def digest(self) -> bytes:
         """H(opening)."""
         return digest("interlock/opening", encode(self))
+
+
+class Began(Message, frozen=True, array_like=True, kw_only=True):
+    """The opening that began the epoch, for a node that comes in the middle: the order of the text hangs on it."""
+
+    opening: Opening
 
 
 def verify_opening(opening: Opening, manifest: Manifest) -> None:
@@ -157,18 +167,30 @@ def order_key(epoch_key: bytes) -> bytes:
 
 
 def draw_members(opening: Opening, manifest: Manifest) -> tuple[tuple[bytes, ...], ...]:
-    """The members of every stage: named by the plan, or for the start drawn from its own opening.
+    """The members of every stage: named by the plan, or for a start or change of members drawn from its own opening.
 
     Nobody knew the beacon when the candidates registered, so that stages are drawn and not chosen; everyone
-    recomputes the draw.
+    recomputes the draw. A vacancy goes to the stage with fewest members (those about to leave do not count), the first
+    such, as long as somebody may take it.
     """
     plan = opening.plan
-    if plan.change != "start":
+    if plan.change not in ("start", "members"):
         return plan.members
-    seed = beacon(opening)
-    drawn = sorted(plan.candidates, key=lambda who: digest("interlock/draw", seed, who))
-    r = manifest.replicas
-    return tuple(tuple(sorted(drawn[i * r : (i + 1) * r])) for i in range(manifest.stages))
+    seed, r = beacon(opening), manifest.replicas
+    bound = dict(zip(plan.candidates, plan.bound, strict=True)) if plan.bound else dict.fromkeys(plan.candidates, 0)
+    waiting = sorted(plan.candidates, key=lambda who: digest("interlock/draw", seed, who))
+    if plan.change == "start":
+        return tuple(tuple(sorted(waiting[i * r : (i + 1) * r])) for i in range(manifest.stages))
+    stages = [list(stage) for stage in plan.members]
+    while True:
+        sizes = [sum(who not in plan.leaving for who in stage) for stage in stages]
+        vacant = sorted((size, stage) for stage, size in enumerate(sizes) if size < r)
+        fits = ((stage, who) for _, stage in vacant for who in waiting if bound[who] in (0, stage + 1))
+        stage, who = next(fits, (-1, b""))
+        if stage < 0:
+            return tuple(tuple(sorted(members)) for members in stages)
+        stages[stage].append(who)
+        waiting.remove(who)
 
 
 def lead(members: tuple[bytes, ...], epoch: int, tries: int) -> bytes:
@@ -178,6 +200,8 @@ def lead(members: tuple[bytes, ...], epoch: int, tries: int) -> bytes:
 
 class Ready(Message, frozen=True, array_like=True, kw_only=True):
     """A gate can answer, a node has reached the relays, or either waits and may have missed something.
+
+    Nodes and relays say it now and then as long as they live: who is silent counts as dead.
 
     known: how many rows a gate has followed; for nodes and relays, the tick of their newest opening. joins: how many
     joins a node or relay knows of. rows: how many rows from the first one on a gate keeps.

@@ -38,6 +38,7 @@ class Commitment(Plain, frozen=True, array_like=True, kw_only=True):
     sum: SHA-256 of its sealed gradient sum. headers: Merkle root (RFC 6962) of the headers it signed in this tick.
     clamped: elements clamped in its forward frames. peaks: largest gradient magnitudes it sent, as a power of two
     relative to one, for the boundary before its stage; empty where it sent none. losses: the last stage's.
+    seconds: that its passes took, 0 if it did not measure: whoever is faster gets more of them.
     """
 
     tick: Count
@@ -47,6 +48,7 @@ class Commitment(Plain, frozen=True, array_like=True, kw_only=True):
     clamped: Count
     peaks: Annotated[tuple[Exponent, ...], msgspec.Meta(max_length=1)]
     losses: Annotated[tuple[Loss, ...], msgspec.Meta(max_length=1 << 16)]
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=1e6)]
     signature: Signature
 
 
@@ -159,7 +161,8 @@ class Trouble(Message, frozen=True, array_like=True, kw_only=True):
 class Sealed(Message, frozen=True, array_like=True, kw_only=True):
     """Sealed group traffic, carried by a relay to `to`; one blob. Signed by its sender end to end.
 
-    purpose: "secret" and "turn" in a change, "commit", "reveal" and "matrix" inside a group, "sum" in a round;
+    purpose: "secret" and "turn" in a change, "commit", "reveal" and "matrix" inside a group, and there for newcomers
+    "size", "want" and "shard"; "sum" in a round;
     "question" and "answer" in a session.
     part: which of several. content: digest("interlock/content", blob).
     """
@@ -267,10 +270,11 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Summed:
-    """Result of `Sum`."""
+    """Result of `Sum`. seconds: that the tick's passes took."""
 
     sealed: Blob
     digest: bytes
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

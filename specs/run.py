@@ -7,6 +7,7 @@ Coordinator, gates, relays and nodes are the program's own; only the nodes' work
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ from interlock.protocols.journal import Row
 from interlock.protocols.kept import ROW
 from interlock.protocols.manifest import Committee, Keyholder, Manifest, Model, Training
 from interlock.protocols.members import Invitation, make_invitation
-from interlock.protocols.node import Node
+from interlock.protocols.node import Node, NodeOpened
 from interlock.protocols.relay import Relay
 from interlock.vault import Identity
 
@@ -38,7 +39,8 @@ class RunSpec(Spec):
 
     Attributes:
         stages, replicas, relays, keyholders, release, lying, width, context: see `protocols.manifest`.
-        askers: how many ask the model; what they do is the spec's (`asker`).
+        spares: nodes beyond those that the run needs. askers: how many ask the model; what they do is the spec's
+            (`asker`).
         rounds, epoch_rounds, microbatches: of the run; it turns between epochs.
         coordinator_role, gate_role, relay_role, node_role, engine_role: who plays.
     """
@@ -51,6 +53,7 @@ class RunSpec(Spec):
 
     stages: ClassVar[int] = 2
     replicas: ClassVar[int] = 2
+    spares: ClassVar[int] = 0
     relays: ClassVar[int] = 1
     keyholders: ClassVar[int] = 3
     release: ClassVar[int] = 2
@@ -108,7 +111,7 @@ class RunSpec(Spec):
 
     def named(self, letter: str) -> tuple[bytes, ...]:
         """Keys of the gates ("g"), relays ("r"), nodes ("n") or askers ("a")."""
-        nodes = self.stages * self.replicas
+        nodes = self.stages * self.replicas + self.spares
         size = {"g": self.keyholders, "r": self.relays, "n": nodes, "a": self.askers}[letter]
         return tuple(key(f"{letter}{i}") for i in range(size))
 
@@ -171,6 +174,26 @@ class RunSpec(Spec):
     def ended(self, seen: Seen) -> bool:
         """Whether all rounds are taken."""
         return bool(seen(RunEnded))
+
+    def bearable(self, seen: Seen) -> bool:
+        """Whether every stage kept a replica that never crashed, and of the others nobody died for good.
+
+        A node that crashed before it held a stage is missed only if it stays away.
+        """
+        held: dict[str, int] = {}
+        lost: dict[int, set[str]] = defaultdict(set)
+        opened = sorted(seen(NodeOpened), key=lambda event: event.at)
+        for step in seen.steps("crash"):
+            if not step.who.startswith("n"):
+                if step.mark == "dead":
+                    return False
+                continue
+            held |= {event.by: event.stage for event in opened if event.by == step.who and event.at <= step.at}
+            if step.who in held:
+                lost[held[step.who]].add(step.who)
+            elif step.mark == "dead":
+                return False
+        return all(len(who) < self.replicas for who in lost.values())
 
 
 @functools.cache

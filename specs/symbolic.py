@@ -17,7 +17,7 @@ from typing import Any
 
 from interlock.protocols.boundary import Arrival, Crossing, Departure, Pass, Passed, frame_shape
 from interlock.protocols.canonical import digest
-from interlock.protocols.change import Prepare, PreparedState, Rotated, Rotation
+from interlock.protocols.change import Export, Exported, Prepare, PreparedState, Rotated, Rotation
 from interlock.protocols.effects import Blob
 from interlock.protocols.errors import InterlockError, Refused
 from interlock.protocols.fetching import Read
@@ -91,6 +91,8 @@ class SymbolicEngine:
                 return self._adopt(job)
             case Rotation():
                 return Rotated(matrix=Blob(self._drawn(job.seed)))
+            case Export():
+                return self._export(job)
             case Prepare():
                 return self._prepare(job)
             case Read():
@@ -172,7 +174,7 @@ class SymbolicEngine:
         counts = bytes(self._gradients[m] for m in range(MICROBATCHES_MAX))
         context = seal_context(job.run, job.tick, job.sender, "sum", 0)
         sealed = seal(job.group.seal_key("sum", job.sender, job.tick), counts, context=context)
-        return Summed(sealed=Blob(sealed), digest=hashlib.sha256(sealed).digest())
+        return Summed(sealed=Blob(sealed), digest=hashlib.sha256(sealed).digest(), seconds=0.0)
 
     def _step(self, job: Step) -> Stepped:
         total = [0] * MICROBATCHES_MAX
@@ -195,12 +197,35 @@ class SymbolicEngine:
         self._base = job.made
         self._states = {job.made: self._states[job.made]} if job.made else {}
 
+    def _export(self, job: Export) -> Exported:
+        """Two parts, so that their order matters."""
+        state, sealed = self._states[self._base], []
+        for purpose, part, plain in (
+            ("size", 0, (2).to_bytes(8, "little")),
+            ("shard", 0, state[:8]),
+            ("shard", 1, state[8:]),
+        ):
+            context = seal_context(job.run, job.tick, job.sender, purpose, part)
+            sealed.append(seal(job.group.seal_key(purpose, job.sender, job.tick), plain, context=context))
+        return Exported(size=sealed[0], parts=tuple(sealed[1:]))
+
+    def _import(self, job: Prepare, source: bytes) -> bytes:
+        key, plain = job.group.seal_key("shard", source, job.tick), b""
+        for part, blob in enumerate(job.shard):
+            context = seal_context(job.run, job.tick, source, "shard", part)
+            plain += open_sealed(key, bytes(blob.data), context=context)
+        return plain
+
     def _drawn(self, seed: bytes) -> bytes:
         return hashlib.shake_256(seed).digest(4 * self._manifest.model.width**2)
 
     def _prepare(self, job: Prepare) -> PreparedState:
         seed = job.seed.reveal()
         turns, seed_shown = (NONE, NONE), NONE
+        if job.change == "members":
+            made = self._states[self._base] if job.source is None else self._import(job, job.source)
+            self._states[job.tick] = made
+            return PreparedState(state=made, seed=seed_shown, turns=turns)
         if job.change == "start":
             name = digest("start", bytes([job.stage]), seed, job.bridge or b"")
             seed_shown = salted(job.group.salt(job.run, job.tick, "seed"), seed)

@@ -209,7 +209,7 @@ async def _play(
 
         await start(name, relay, messages.BY_RELAY, serves=name)
     for name in [f"node{i}" for i in range(made.stages * made.replicas)]:
-        engine = result.engines[name] = an_engine(made)
+        engine = result.engines[name] = an_engine(made, clock=lambda: 0.0)
 
         def node(_: str, n: str = name) -> Node:
             return Node(identity(n), made, operator=n, invitation=invitation(n, "node"))

@@ -14,22 +14,29 @@ from .errors import CustodyRefused
 def verify_grants(
     grants: Mapping[bytes, int],
     *,
-    held: Mapping[bytes, int],
+    owners: Mapping[bytes, str],
+    held: Mapping[str, int],
     keyholders: Collection[bytes],
 ) -> None:
-    """Check that no grant gives an identity a second stage or a keyholder any.
+    """Check that no grant gives an operator a second stage, or a second replica of one, or a keyholder any.
 
     Args:
         grants: identity -> stage that the plan would let it hold.
-        held: identity -> stage that it was ever granted in this run.
+        owners: identity -> operator.
+        held: operator -> stage that it was ever granted in this run.
         keyholders: identities of the committee.
 
     Raises:
-        CustodyRefused: naming the identity and what it may not hold.
+        CustodyRefused: naming who may not hold what.
     """
+    granted: dict[str, bytes] = {}
     for identity, stage in grants.items():
-        who = identity.hex()[:12]
+        who, owner = identity.hex()[:12], owners[identity]
         if identity in keyholders:
             raise CustodyRefused(f"{who} is a keyholder and may hold no stage, but was granted stage {stage}")
-        if held.get(identity, stage) != stage:
-            raise CustodyRefused(f"{who} has held stage {held[identity]} and may not hold stage {stage}")
+        if held.get(owner, stage) != stage:
+            raise CustodyRefused(f"{owner} has held stage {held[owner]} and may not hold stage {stage}")
+        if granted.setdefault(owner, identity) != identity:
+            raise CustodyRefused(
+                f"{owner} may hold one replica, but was granted two: {granted[owner].hex()[:12]}, {who}"
+            )

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ import numpy.typing as npt
 from interlock.kernels import basis, fixed, initial, mask_host, muon, sample
 from interlock.kernels.errors import KernelError, NonFinite, Overflow
 from interlock.kernels.passes import Cache, Forward, Passes
-from interlock.kernels.state import Int32, StageState
+from interlock.kernels.state import Int32, StageShape, StageState
 from interlock.vault import GroupKey, VaultError, open_sealed, salted, seal
 
 from .. import corpus
 from ..boundary import Arrival, Crossing, Departure, Pass, Passed
 from ..canonical import digest
-from ..change import Prepare, PreparedState, Rotated, Rotation
+from ..change import PART_BYTES, Export, Exported, Prepare, PreparedState, Rotated, Rotation
 from ..effects import Blob
 from ..errors import Overflowed, Refused
 from ..fetching import Read
@@ -34,6 +35,7 @@ from ..manifest import Manifest
 from ..node import Adopt
 from ..round import Step, Stepped, Sum, Summed, seal_context
 from ..session import Extend, Extended, Forget
+from . import shard
 from .backends import boundary_of, stage_of
 
 Float32 = npt.NDArray[np.float32]
@@ -47,6 +49,7 @@ class Engine:
     Args:
         backend: the library that runs forward and backward: "torch" or "jax".
         device: where it does ("cpu", "cuda", ...); the exact update runs on the CPU.
+        clock: seconds, to measure passes with.
         disclose: a file to which the stage's seed and first bridge are written at the start, for a comparison run by
             somebody who is meant to know everything. None: nothing is written, ever.
 
@@ -55,7 +58,13 @@ class Engine:
     """
 
     def __init__(
-        self, manifest: Manifest, *, backend: str = "torch", device: str = "cpu", disclose: Path | None = None
+        self,
+        manifest: Manifest,
+        *,
+        backend: str = "torch",
+        device: str = "cpu",
+        clock: Callable[[], float] = time.perf_counter,
+        disclose: Path | None = None,
     ) -> None:
         self._manifest, self._device, self._disclose = manifest, device, disclose
         self._make_stage = stage_of(backend, device=device)
@@ -68,6 +77,8 @@ class Engine:
         self._flights: dict[int, tuple[Forward, bytes]] = {}
         self._corpus: corpus.Corpus | None = None
         self._orders: dict[bytes, Int64] = {}
+        self._clock = clock
+        self._passing_s = 0.0  # in this tick
         self._masking_s = 0.0
         self._caches: dict[int, Cache] = {}  # of the session under way, by micro-batch
         self._chains: dict[int, bytes] = {}  # likewise: c_p = H(c_(p-1), input of step p)
@@ -81,7 +92,10 @@ class Engine:
         try:
             match job:
                 case Pass():
-                    return self._pass(job)
+                    start = self._clock()
+                    passed = self._pass(job)
+                    self._passing_s += self._clock() - start
+                    return passed
                 case Extend():
                     return self._extend(job)
                 case Forget():
@@ -94,6 +108,8 @@ class Engine:
                     return self._adopt(job)
                 case Rotation():
                     return self._rotation(job)
+                case Export():
+                    return self._export(job)
                 case Prepare():
                     return self._prepare(job)
                 case Read():
@@ -288,7 +304,7 @@ class Engine:
                 ) from error
         context = seal_context(job.run, job.tick, job.sender, "sum", 0)
         sealed = seal(job.group.seal_key("sum", job.sender, job.tick), b"".join(parts), context=context)
-        return Summed(sealed=Blob(sealed), digest=hashlib.sha256(sealed).digest())
+        return Summed(sealed=Blob(sealed), digest=hashlib.sha256(sealed).digest(), seconds=self._passing_s)
 
     def _step(self, job: Step) -> Stepped:
         assert self._stage is not None and self._base is not None
@@ -331,10 +347,12 @@ class Engine:
     def _adopt(self, job: Adopt) -> None:
         self._flights.clear()
         self._forget()
+        self._passing_s = 0.0
         if self._stage is not None:
             self._stage.clear()
         if job.made == 0:
             self._states.clear()
+            self._base = self._loaded = None
             return
         self._base = self._states[job.made]
         self._states = {job.made: self._base}
@@ -366,12 +384,15 @@ class Engine:
                 seed = digest("interlock/weights", combined)
                 state = initial.initial_state(shape, seed, bridge=bridge)
                 seed_shown = salted(job.group.salt(job.run, job.tick, "seed"), seed)
-                context = self._manifest.model.context
-                host = self._boundary is mask_host
-                self._stage = self._make_stage(shape, context=context, device=self._device, host=host)
-                self._stage.warm(self._manifest.training.rows, context)
+                self._set_up(shape)
                 if self._disclose is not None:
                     self._write_disclosure(job, seed)
+            elif job.source is not None:
+                state = self._import(job, shape)
+                self._set_up(shape)
+            elif job.change == "members":
+                assert self._base is not None
+                state = self._base
             else:
                 assert self._base is not None and job.turn is not None
                 own = self._matrix(job.turn)
@@ -390,6 +411,43 @@ class Engine:
         self._states[job.tick] = state
         salt = job.group.salt(job.run, job.tick, "state")
         return PreparedState(state=salted(salt, state.digest()), seed=seed_shown, turns=turns)
+
+    def _set_up(self, shape: StageShape) -> None:
+        """Make ready to compute a stage."""
+        context, host = self._manifest.model.context, self._boundary is mask_host
+        self._stage = self._make_stage(shape, context=context, device=self._device, host=host)
+        self._stage.warm(self._manifest.training.rows, context)
+
+    def _export(self, job: Export) -> Exported:
+        assert self._base is not None
+        data = shard.pack(self._base)
+        key = job.group.seal_key("shard", job.sender, job.tick)
+        parts = [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)]
+        return Exported(
+            size=seal(
+                job.group.seal_key("size", job.sender, job.tick),
+                len(parts).to_bytes(8, "little"),
+                context=seal_context(job.run, job.tick, job.sender, "size", 0),
+            ),
+            parts=tuple(
+                seal(key, part, context=seal_context(job.run, job.tick, job.sender, "shard", number))
+                for number, part in enumerate(parts)
+            ),
+        )
+
+    def _import(self, job: Prepare, shape: StageShape) -> StageState:
+        """What a replica of the stage sent us. Whether it holds what the others hold, their digests show."""
+        source = job.source
+        assert source is not None
+        key = job.group.seal_key("shard", source, job.tick)
+        plain = [
+            open_sealed(key, part.data, context=seal_context(job.run, job.tick, source, "shard", number))
+            for number, part in enumerate(job.shard)
+        ]
+        try:
+            return shard.unpack(b"".join(plain), shape)
+        except KernelError as error:
+            raise Refused(520, f"the state that {source.hex()[:12]} sent: {error}") from error
 
     def _write_disclosure(self, job: Prepare, seed: bytes) -> None:
         assert self._disclose is not None

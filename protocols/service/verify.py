@@ -29,7 +29,7 @@ from ..journal import (
     verify_chain,
 )
 from ..manifest import Manifest
-from ..members import verify_join
+from ..members import owner, verify_join
 from ..release import Opening, Plan, draw_members, verify_opening
 from ..round import Close, Members, verify, verify_close, verify_reports
 from ..session import answerers
@@ -69,7 +69,8 @@ class _Ledger:
         self.manifest = manifest
         self._nonces: dict[bytes, bytes] = {}
         self.operators: dict[bytes, str] = {}
-        self._held: dict[bytes, int] = {}
+        self._owners: dict[bytes, str] = {}
+        self._held: dict[str, int] = {}  # operator: stage
         self._plan: Plan | None = None
         self._opening: Opening | None = None
         self._close: Close | None = None
@@ -114,11 +115,11 @@ class _Ledger:
             run=manifest.run,
             keyholders=manifest.committee.identities(),
             open_admission=manifest.admission == "open",
-            used=frozenset(self._nonces.values()),
+            used=frozenset(nonce for who, nonce in self._nonces.items() if who != record.identity),
         )
-        if record.identity in self.operators:
+        if record.identity in self.operators and record.role != "relay":  # which may listen elsewhere later
             raise Refused(209, f"{record.operator} joined twice")
-        self.operators[record.identity] = record.operator
+        self.operators[record.identity], self._owners[record.identity] = record.operator, owner(body.join)
         if invitation is not None:
             self._nonces[record.identity] = invitation.nonce
 
@@ -142,10 +143,15 @@ class _Ledger:
         members = draw_members(opening, self.manifest)
         if plan.change:
             grants = {who: stage for stage, group in enumerate(members) for who in group}
-            verify_grants(grants, held=self._held, keyholders=self.manifest.committee.identities())
-            self._held |= grants
+            keyholders = self.manifest.committee.identities()
+            verify_grants(grants, owners=self._owners, held=self._held, keyholders=keyholders)
+            if plan.change != "start":  # a void start leaves nobody anything
+                self._grant(members)
         self._opening, self._ended = opening, False
         self.openings[plan.tick], self.members[plan.tick] = opening, members
+
+    def _grant(self, members: Members) -> None:
+        self._held |= {self._owners[who]: stage for stage, group in enumerate(members) for who in group}
 
     @property
     def _now(self) -> Opening:
@@ -176,6 +182,10 @@ class _Ledger:
             if body.members != members or not plan.change:
                 raise Refused(317, "a change that its plan does not have")
             verify_prepared(body.prepared, plan, members)
+            self._grant(members)
+        elif isinstance(body, Voided):
+            if body.members != (members if plan.change == "members" else ()):
+                raise Refused(317, "a void that names other members than its plan")
         elif isinstance(body, Measured):
             if plan.kind != "evaluate" or {m.member for m in body.measurements} != set(members[-1]):
                 raise Refused(317, "measurements that the plan does not have")

@@ -50,7 +50,7 @@ class ChecksNothing(Gate):
         known = self._known
         if known.release is not None and ask.plan.tick <= known.tick:
             raise Refused(311, "another plan of this tick was released before")
-        return Known(tick=ask.plan.tick, release=None, plan=ask.plan, opening=ask.opening, rows=0, held=(), joined=())
+        return msgspec.structs.replace(known, tick=ask.plan.tick, release=None, plan=ask.plan, opening=ask.opening)
 
 
 class AnswersAnew(Gate):
@@ -105,11 +105,14 @@ class ProposesTwo(Coordinator):
 
 
 class NeverGivesUp(Coordinator):
-    """Has endless patience."""
+    """Takes nobody for dead, and has endless patience."""
 
     def on_timer(self, name: str) -> Effects:
-        """Ignore the timer that ends a stuck run."""
+        """Ignore the timer that ends a stuck tick."""
         return [] if name.startswith("patience") else super().on_timer(name)
+
+    def _bury(self) -> Effects:
+        return []
 
 
 # -- relays ---------------------------------------------------------------------------------------------------------

@@ -190,12 +190,22 @@ def test_a_join_without_an_invitation_says_where_to_get_one(world: World) -> Non
     assert "interlock keyholder invite" in error.todo
 
 
-def test_one_node_more_than_there_are_places_is_refused(world: World) -> None:
-    late, ada = identity("late"), identity("ada")
-    invitation = make_invitation(ada, run=world.manifest.run, role="node", label="late", nonce=b"n" * 16)
-    join = Join(record=make_record(late, "node", "late"), invitation=invitation)
-    error = told(world.roles["coordinator"], "late", join)
-    assert (error.number, error.what) == (212, "all 6 places are taken")
+def test_more_nodes_than_a_run_may_have_are_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interlock.protocols.coordinator.NODES_MAX", 6)
+    error = told(world.roles["coordinator"], "late", a_join(world, "late", label="late"))
+    assert (error.number, error.what) == (212, "6 nodes have joined this run: no more can")
+
+
+def test_an_operator_takes_part_once(world: World) -> None:
+    error = told(world.roles["coordinator"], "late", a_join(world, "late", label="node3"))
+    assert (error.number, error.what) == (220, "node3 takes part with another node")
+
+
+def a_join(world: World, name: str, *, label: str) -> Join:
+    """A node's join with an invitation."""
+    nonce = name.encode().rjust(16, b"-")
+    invitation = make_invitation(identity("ada"), run=world.manifest.run, role="node", label=label, nonce=nonce)
+    return Join(record=make_record(identity(name), "node", name), invitation=invitation)
 
 
 def poison(chosen: Callable[[str], bool]) -> Callable[[str, Any, Any], None]:

@@ -490,7 +490,7 @@ def others(plan: Plan) -> dict[str, list[Any]]:
             Base(row=stranger, made=(9, 9, 9)),
         ],
         kind=[k for k in ("measure", "train", "evaluate", "change", "session") if k != plan.kind],
-        change=[c for c in ("", "start", "turn") if c != plan.change],
+        change=[c for c in ("", "start", "turn", "members") if c != plan.change],
         round=[plan.round + 1, *([plan.round - 1] if plan.round else [])],
         epoch=[plan.epoch + 1, *([plan.epoch - 1] if plan.epoch else [])],
         epoch_tick=[plan.epoch_tick + 1],
@@ -501,6 +501,8 @@ def others(plan: Plan) -> dict[str, list[Any]]:
         lifts=[(), (*plan.lifts, 0)],
         work=[(), shorter, *([] if not plan.work else [((9, 9, 9), *plan.work[1:]), ((0, 0), *plan.work[1:])])],
         session=[Session(asker=stranger, number=1, shapes=((1, 1),), length=1, seconds=60)],
+        bound=[(0,)],
+        leaving=[(stranger,), *([(plan.members[0][0],)] if plan.members else [])],
     )
 
 

@@ -18,6 +18,7 @@ from interlock.protocols.effects import Blob
 from interlock.protocols.errors import Refused
 from interlock.protocols.journal import Changed, Committed, Joined, Row, Voided
 from interlock.protocols.node import GaveUp
+from interlock.protocols.pulse import Beat
 from interlock.protocols.release import Released, draw_members
 from interlock.protocols.round import Trouble
 from interlock.protocols.service.engine import Engine
@@ -58,9 +59,9 @@ def lost_once() -> Callable[[Sent], list[Sent]]:
 
 
 def lost_often(seed: int, share: float) -> Callable[[Sent], list[Sent]]:
-    """A share of all messages is lost."""
+    """A share of all messages is lost, but no sign of life: who shows none for long counts as dead, and rightly."""
     chance = random.Random(seed)
-    return lambda sent: [] if chance.random() < share else [sent]
+    return lambda sent: [] if chance.random() < share and not isinstance(sent.message, Beat) else [sent]
 
 
 def test_the_first_message_of_every_kind_may_be_lost(undisturbed: World) -> None:

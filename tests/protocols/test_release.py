@@ -107,6 +107,8 @@ OTHERS: dict[str, Any] = dict(
     lifts=(0, 0, 4),
     work=((0, 0, 0),),
     session=Session(asker=bytes(32), number=1, shapes=((1, 1),), length=1, seconds=1),
+    bound=(1,),
+    leaving=NODES[:1],
 )
 
 

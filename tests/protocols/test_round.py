@@ -107,7 +107,7 @@ def test_a_commitment_of_another_tick_is_refused(world: World, close: Close, ope
 
 def changes_of(record: Any) -> dict[str, Any]:
     """Another value for every field but member and signature."""
-    numbers = {name: getattr(record, name) + 1 for name in ("tick", "clamped") if hasattr(record, name)}
+    numbers = {name: getattr(record, name) + 1 for name in ("tick", "clamped", "seconds") if hasattr(record, name)}
     hashes = {name: bytes(32) for name in ("sum", "headers", "close", "state") if hasattr(record, name)}
     lists: dict[str, Any] = {
         name: () if getattr(record, name) else (7,) for name in ("peaks",) if hasattr(record, name)

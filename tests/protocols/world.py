@@ -43,7 +43,7 @@ class Sent:
 class World:
     """A whole run; `change` says what arrives of each message, `before_job` sees each job before its engine does.
 
-    whole: the text, which must be the manifest's.
+    whole: the text, which must be the manifest's. spares: nodes beyond those that the run needs.
     """
 
     manifest: Manifest
@@ -53,6 +53,7 @@ class World:
     backends: dict[str, str] = field(default_factory=dict)  # by node, where it is not torch
     whole: corpus.Corpus = field(default_factory=text)
     rings_max: int = RINGS_MAX
+    spares: int = 0
     roles: dict[str, Any] = field(default_factory=dict)
     engines: dict[str, Engine] = field(default_factory=dict)
     stores: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -61,6 +62,7 @@ class World:
     jobs: list[tuple[str, Any, Any]] = field(default_factory=list)
     refused: list[tuple[str, Refused]] = field(default_factory=list)
     stopped: dict[str, Exception | None] = field(default_factory=dict)
+    dead: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         made, whole = self.manifest, self.whole
@@ -87,9 +89,8 @@ class World:
                     identity(n), made, operator=n, address=f"sim://{n}", invitation=invited(n, "relay")
                 ),
             )
-        for name in [f"node{i}" for i in range(made.stages * made.replicas)]:
-            path = None if self.disclose is None else self.disclose / name
-            self.engines[name] = Engine(made, backend=self.backends.get(name, "torch"), disclose=path)
+        for name in [f"node{i}" for i in range(made.stages * made.replicas + self.spares)]:
+            self.engines[name] = self._engine(name)
             self._add(name, lambda n=name: Node(identity(n), made, operator=n, invitation=invited(n, "node")))
 
     def ask(self, name: str, inquiry: Inquiry, *, number: int = 0) -> None:
@@ -103,6 +104,11 @@ class World:
             lambda: Asker(identity(name), made, operator=name, invitation=invitation, inquiry=inquiry, number=number),
         )
 
+    def _engine(self, name: str) -> Engine:
+        path = None if self.disclose is None else self.disclose / name
+        backend = self.backends.get(name, "torch")
+        return Engine(self.manifest, backend=backend, clock=lambda: 0.0, disclose=path)
+
     def _add(self, name: str, make: Callable[[], Any]) -> None:
         self._makers[name], self.stores[name] = make, {}
         self._names[identity(name).public], self._draws[name] = name, Draws(name)
@@ -110,10 +116,22 @@ class World:
 
     def restart(self, name: str) -> None:
         """End a process, with all that is on its way to it, and start it anew from what it stored."""
-        self._queue = deque((who, call) for who, call in self._queue if who != name)
-        self._timers[name] = set()
+        self.kill(name)
+        self.dead.discard(name)
+        if name in self.engines:
+            self.engines[name] = self._engine(name)
         role = self.roles[name] = self._makers[name]()
         self._queue.append((name, lambda: role.restore(dict(self.stores[name]))))
+
+    def kill(self, name: str) -> None:
+        """End a process without a word."""
+        self._queue = deque((who, call) for who, call in self._queue if who != name)
+        self._timers[name] = set()
+        self.dead.add(name)
+
+    def tell(self, name: str, call: Callable[[Any], Effects]) -> None:
+        """What somebody at the machine of a process asks of it."""
+        self._queue.append((name, lambda: call(self.roles[name])))
 
     def run(self, *, until: Callable[[World], bool] = lambda world: False) -> World:
         """Go on until all rounds are taken, some role stops, or `until` says so.
@@ -121,7 +139,7 @@ class World:
         A run that is stuck ends too: when timers have rung many times and the journal has not grown.
         """
         rings, known = 0, 0
-        while not self.stopped and not until(self):
+        while not any(self.stopped.values()) and "coordinator" not in self.stopped and not until(self):
             if self.events and isinstance(self.events[-1][1], RunEnded):
                 break
             if not self._queue:
@@ -144,7 +162,7 @@ class World:
     def _ring(self) -> None:
         """Nothing else moves: every timer rings, but those that give up."""
         for name, timers in self._timers.items():
-            for timer in sorted(t for t in timers if not t.startswith("patience")):
+            for timer in sorted(t for t in timers if not t.startswith(("patience", "orphaned"))):
                 timers.discard(timer)
                 role = self.roles[name]
                 self._queue.append((name, partial(role.on_timer, timer)))
@@ -179,9 +197,12 @@ class World:
                     self._timers[name].add(timer)
                 case Stop(error):
                     self.stopped[name] = error
+                    self.kill(name)
 
     def deliver(self, sent: Sent) -> None:
         """Put a message into the queue."""
+        if sent.to in self.dead:
+            return
         role, source = self.roles[sent.to], identity(sent.source).public
         self._queue.append((sent.to, partial(role.on_message, source, sent.message, sent.blobs)))
 

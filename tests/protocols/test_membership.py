@@ -1,0 +1,142 @@
+"""Members come, go and die while the run goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.protocols.world import World
+from tests.runs import identity, manifest
+
+from interlock.protocols.coordinator import RunEnded
+from interlock.protocols.errors import InterlockError
+from interlock.protocols.journal import Changed, Committed, Joined, Planned, Voided
+from interlock.protocols.node import NodeOpened
+from interlock.protocols.round import Members
+
+TRAINING = dict(rounds=3, epoch_rounds=2)
+KEY = {identity(f"node{i}").public: f"node{i}" for i in range(9)}
+
+
+def names(members: Members) -> list[list[str]]:
+    """Who holds each stage."""
+    return [sorted(KEY[who] for who in stage) for stage in members]
+
+
+def members(world: World) -> list[list[str]]:
+    """Who holds each stage at the end."""
+    return names([row.body.members for row in world.rows() if isinstance(row.body, Changed)][-1])
+
+
+def everyone(stages: list[list[str]]) -> set[str]:
+    """All of them."""
+    return {who for stage in stages for who in stage}
+
+
+def bodies(world: World, kind: type[Any]) -> list[Any]:
+    """Rows of a kind."""
+    return [row.body for row in world.rows() if isinstance(row.body, kind)]
+
+
+def opened(kind: str, round: int) -> Any:
+    """Until a tick of this kind and round is open."""
+
+    def yes(world: World) -> bool:
+        plans = [body.plan for body in bodies(world, Planned)]
+        ticks = {event.tick for event in world.seen(NodeOpened)}
+        return any(p.kind == kind and p.round == round and p.tick in ticks for p in plans)
+
+    return yes
+
+
+def ended(world: World) -> bool:
+    """Whether all rounds are taken, and each once."""
+    rounds = [body.round for body in bodies(world, Committed)]
+    return bool(world.seen(RunEnded)) and sorted(set(rounds)) == [0, 1, 2, 3] and len(rounds) == 4
+
+
+def test_a_run_goes_on_without_a_node_that_died() -> None:
+    world = World(manifest(training=TRAINING))
+    world.run(until=opened("train", 1))
+    victim = members(world)[1][0]
+    world.kill(victim)
+    world.run()
+    assert ended(world)
+    assert [len(stage) for stage in members(world)] == [2, 1, 2] and victim not in everyone(members(world))
+    died = [body for body in bodies(world, Voided) if body.number == 332]
+    assert len(died) == 1 and victim in died[0].reason
+
+
+def test_a_waiting_node_takes_the_place_of_one_that_died() -> None:
+    world = World(manifest(training=TRAINING), spares=1)
+    world.run(until=opened("train", 1))
+    held = members(world)
+    waits = next(name for name in KEY.values() if name in world.roles and name not in everyone(held))
+    victim = held[2][1]
+    world.kill(victim)
+    world.run()
+    assert ended(world)
+    now = members(world)
+    assert now[:2] == held[:2] and now[2] == sorted([held[2][0], waits])
+
+
+def test_a_node_that_starts_again_gets_its_own_stage_back() -> None:
+    world = World(manifest(training=TRAINING))
+    world.run(until=opened("train", 1))
+    held = members(world)
+    world.restart(held[0][0])
+    world.run()
+    assert ended(world)
+    assert members(world) == held
+
+
+def test_a_node_that_leaves_goes_without_a_void() -> None:
+    world = World(manifest(training=TRAINING))
+    world.run(until=opened("train", 1))
+    goes = members(world)[1][0]
+    world.tell(goes, lambda role: role.on_timer("hand over"))
+    world.run()
+    assert ended(world)
+    assert world.stopped == {goes: None}
+    assert not [body for body in bodies(world, Voided) if body.number == 332]
+
+
+def test_the_last_of_a_stage_leaves_once_somebody_has_taken_over() -> None:
+    made = manifest(training=TRAINING, replicas=1)
+    world = World(made, spares=1)
+    world.run(until=opened("train", 1))
+    goes = members(world)[1][0]
+    world.tell(goes, lambda role: role.on_timer("hand over"))
+    world.run()
+    assert ended(world)
+    assert world.stopped == {goes: None}
+    assert goes not in everyone(members(world))
+    both = [names(body.members)[1] for body in bodies(world, Changed) if len(body.members[1]) == 2]
+    assert len(both) == 1 and goes in both[0]
+
+
+def test_a_run_whose_stage_nobody_holds_ends() -> None:
+    world = World(manifest(training=TRAINING))
+    world.run(until=opened("train", 1))
+    for victim in members(world)[1]:
+        world.kill(victim)
+    world.run()
+    assert not ended(world)
+    world.tell("coordinator", lambda role: role.on_timer("orphaned"))
+    world.run()
+    error = world.stopped["coordinator"]
+    assert isinstance(error, InterlockError) and error.number == 360
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_relay_may_die(back: bool) -> None:
+    world = World(manifest(training=TRAINING))
+    world.run(until=opened("train", 1))
+    world.kill("relay0")
+    if back:
+        world.run(until=lambda w: bool(bodies(w, Voided)))
+        world.restart("relay0")
+    world.run()
+    assert ended(world)
+    assert [len(stage) for stage in members(world)] == [2, 2, 2]
+    assert len(bodies(world, Joined)) == 3 + 2 + 6
