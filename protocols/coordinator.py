@@ -23,7 +23,6 @@ from .gate import Propose, verify_proposal
 from .journal import (
     DIED,
     GENESIS,
-    LOST,
     Answered,
     Body,
     Changed,
@@ -44,7 +43,7 @@ from .manifest import Manifest
 from .members import Join, Leaving, Left, Record, Roster, Welcome, owner, verify_join
 from .membership import Due, due, orphaned
 from .pulse import BEAT_S, Beat, Pulse
-from .recovery import Found, Past, Recall, Recalled, Recovered, Recovery, newer
+from .recovery import Found, Past, Recall, Recalled, Recovered, Recovery, lost, newer
 from .release import Began, Declined, Opening, Plan, Ready, Release, Released, Session, verify_opening
 from .round import (
     Answer,
@@ -190,7 +189,7 @@ class Coordinator:
         effects: Effects = [After(BEAT_S, "look")]
         self._expect_all()
         if not self._fresh:
-            self._ask_around(lost=self._recover)
+            self._ask_around(rows_lost=self._recover)
         if self._ledger.plan is not None and self._ledger.is_open:
             effects.append(self._patience(self._ledger.plan))
         return effects + self._admit_all()
@@ -781,9 +780,9 @@ class Coordinator:
 
     # -- what others know and we forgot (`recovery`) -------------------------------------------------------------
 
-    def _ask_around(self, *, lost: bool) -> Recovery:
+    def _ask_around(self, *, rows_lost: bool) -> Recovery:
         """Nothing is written or said until gates have told what they know."""
-        self._recovery = asked = Recovery(self._manifest, self._kept.rows(), lost=lost, without=self._without)
+        self._recovery = asked = Recovery(self._manifest, self._kept.rows(), lost=rows_lost, without=self._without)
         self._gates.clear()
         self._heard.clear()
         self._forget()
@@ -918,7 +917,7 @@ class Coordinator:
             verify_row(message.rows[0], run=self._manifest.run, coordinator=self._identity.public)
             if self._fresh:
                 return [Stop(_forgotten(f"{message.total} rows", f"{number} rows"))]
-            return [self._ask_around(lost=True).ask(source)]
+            return [self._ask_around(rows_lost=True).ask(source)]
         return [] if message.opening is None else self._learn(message.opening)
 
     def _learn(self, opening: Opening) -> Effects:
@@ -934,14 +933,14 @@ class Coordinator:
             return [*self._opened(opening), *self._void_lost()]
         if self._fresh:
             return [Stop(_forgotten(f"tick {opening.plan.tick}", f"tick {self._newest()}"))]
-        self._ask_around(lost=True).tell(opening)
+        self._ask_around(rows_lost=True).tell(opening)
         return []
 
     def _void_lost(self) -> Effects:
         """End a tick that others say was opened: whatever we wrote in it is lost, and nothing came of it."""
         if not self._ledger.is_open:
             return []
-        return self._end(Voided(tick=self._newest(), number=LOST, reason="rows after its opening are lost"))
+        return self._end(lost(self._newest()))
 
     def _held(self) -> bool:
         """Whether a plan must wait since a node or relay that we have not heard may know it to be open."""

@@ -19,7 +19,7 @@ from interlock.vault import VaultError, verify_signature
 from .canonical import Count, Message
 from .effects import Effects, Event, Send
 from .errors import Refused
-from .journal import GENESIS, Opened, Planned, Row, verify_chain, verify_row
+from .journal import GENESIS, Opened, Planned, Row, Voided, verify_chain, verify_row
 from .ledger import Ledger
 from .manifest import Manifest
 from .release import Opening, Plan, Release, verify_opening
@@ -51,6 +51,11 @@ class Recalled(Message, frozen=True, array_like=True, kw_only=True):
 def knows(opening: Opening | None) -> Recalled:
     """The answer of a node or relay."""
     return Recalled(first=0, rows=(), total=0, plan=None, release=None, opening=opening)
+
+
+def lost(tick: int) -> Voided:
+    """The end of a tick whose rows after the opening nobody has (`journal.LOST`)."""
+    return Voided(tick=tick, number=333, reason="rows after its opening are lost")
 
 
 class Past(Message, frozen=True, array_like=True, kw_only=True):

@@ -21,7 +21,7 @@ from interlock.vault import Identity
 
 from .. import messages
 from ..canonical import decode
-from ..effects import Event, Role, Stop
+from ..effects import Connect, Effects, Event, Role, Stop
 from ..errors import InterlockError, Misused, Refused
 from ..manifest import Manifest, read_manifest
 from ..members import Invitation, Join, Welcome
@@ -32,7 +32,7 @@ from ..wire import Limits, pack, unpack
 from .events import EventFile, log_to
 from .rundir import save_manifest
 from .store import SQLiteStore
-from .url import JoinURL
+from .url import JoinURL, parse_url
 
 PART_BYTES_MAX = QUEUE_BYTES  # what is received before the manifest says how large messages of the run may be
 ASK_S = 1.0
@@ -79,6 +79,7 @@ class Process:
             ) from None
         self._task: asyncio.Task[None] | None = None
         self._leave: Callable[[], None] | None = None
+        self._reach: Callable[[JoinURL], None] | None = None
         self._signals = 0
         log_to(folder)
 
@@ -116,6 +117,17 @@ class Process:
             self._leave()
         elif self._task is not None:
             self._task.cancel()
+
+    def moved(self, text: str) -> None:
+        """Go on with a coordinator that listens elsewhere now: `text` is its join URL, of a file that somebody dropped.
+
+        Raises:
+            Misused: E613, it is no join URL; E338, this process looks for no coordinator; E339, it is of another
+                run, or names another coordinator.
+        """
+        if self._reach is None:
+            raise Misused(338, "this process looks for no coordinator", todo="Give the URL to one that has joined.")
+        self._reach(parse_url(text.strip()))
 
     async def drive(
         self,
@@ -155,12 +167,29 @@ class Process:
             clock=time.time,
         )
         self._leave = lambda: runner.perform(lambda: [*role.on_timer("leave"), Stop()])
+        if identity.public != manifest.coordinator:
+            self._reach = lambda url: runner.perform(lambda: _connect(url, manifest))
         try:
             await runner.run()
         finally:
+            self._reach = None
             _log.info("refused, by number: %s", dict(runner.refused))
             store.close()
             observe.close()
+
+
+def _connect(url: JoinURL, manifest: Manifest) -> Effects:
+    """Replace the connection to the coordinator: its identity proves that it is the same one."""
+    if url.run != manifest.run or url.key != manifest.coordinator:
+        raise Misused(
+            339,
+            "this URL is of another run, or of another coordinator",
+            expected=f"run {manifest.run.hex()[:16]}, coordinator {manifest.coordinator.hex()[:16]}",
+            actual=f"run {url.run.hex()[:16]}, coordinator {url.key.hex()[:16]}",
+            todo="Take the file 'url' of this run's coordinator.",
+        )
+    _log.info("the coordinator is at %s now", url.address)
+    return [Connect(url.key, url.curve, url.address)]
 
 
 async def join(transport: ZeroMQTransport, guest: Guest, request: Join, *, keep: Path | None) -> Manifest:

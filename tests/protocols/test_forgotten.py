@@ -65,7 +65,7 @@ def voided(rows: list[Row]) -> list[int]:
     return [row.body.number for row in rows if isinstance(row.body, Voided)]
 
 
-WHEN = (14, 17, 20, 23, 26, 29, 32, 35)
+WHEN = (14, 20, 26, 31, 35)
 
 
 @pytest.mark.parametrize("rows", WHEN)
@@ -85,8 +85,8 @@ def test_a_journal_that_is_lost_comes_back_from_the_gates(rows: int) -> None:
     assert after[:kept] == before[:kept]
 
 
-@pytest.mark.parametrize("drop", [1, 2, 4, 9])
-@pytest.mark.parametrize("rows", [20, 31, 37])
+@pytest.mark.parametrize("drop", [1, 2, 4])
+@pytest.mark.parametrize("rows", [20, 31])
 def test_a_tail_that_is_lost_unnoticed_comes_back_too(rows: int, drop: int) -> None:
     """Nobody told it: as when a backup was restored, or a disk lied about what it had written."""
     world = begin(World(manifest(training=TRAINING), **LONG), rows)
