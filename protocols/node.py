@@ -28,6 +28,7 @@ from .members import Invitation, Join, Leaving, Left, Roster, Welcome, make_reco
 from .obeying import TIMER, Heard, Ordering, Orders
 from .passing import Passing
 from .pulse import BEAT_S, Beat
+from .recovery import Recall, knows
 from .release import Began, Opening, Ready, draw_members, order_key, tick_key, verify_opening
 from .round import Close, Sealed, Step, Stepped, Sum, Summed, Trouble, verify_sealed
 from .seat import Keys, Seat, Secrets
@@ -130,7 +131,8 @@ class Node:
     def on_timer(self, name: str) -> Effects:
         """Join; then, whenever nothing has come for a while, ask for what may have been lost.
 
-        Told to "hand over", it leaves as soon as nothing depends on it; told to "leave", at once.
+        Told to "hand over", it leaves as soon as nothing depends on it, at once if it holds nothing; told to "leave",
+        at once.
         """
         if name == "leave":
             return [Stop()]
@@ -138,7 +140,9 @@ class Node:
             return self._obey(self.orders.look())
         if name == "hand over":
             self._leaving = True
-            return [Announce(Leaves()), Send(self._manifest.coordinator, Leaving())]
+            goes: Effects = [Announce(Leaves()), Send(self._manifest.coordinator, Leaving())]
+            holds = self._base or self._ready is not None or self._part is not None
+            return goes if holds else [*goes, Stop()]  # a node without a stage waits for nobody
         if name == "beat":
             alive = Leaving() if self._leaving else Beat()
             return [Send(self._manifest.coordinator, alive), After(BEAT_S, "beat")]
@@ -205,6 +209,8 @@ class Node:
                 return self._belonging.roster(message, self._here())
             if isinstance(message, Opening):
                 return self._open(message)
+            if isinstance(message, Recall):
+                return [Send(source, knows(self._opening))]
             if isinstance(message, Began):
                 return self._began(message.opening)
             if isinstance(message, Left):
@@ -281,6 +287,8 @@ class Node:
         if self._opening is not None and plan.tick <= self._opening.plan.tick:
             if opening == self._opening:  # something of ours may be missing
                 return list(self._said.values())
+            if opening.plan == self._opening.plan and self._part is not None:
+                return self._opened_twice(opening)
             raise Refused(314, "an opening not newer than the one known", expected=f"> {self._opening.plan.tick}")
         verify_opening(opening, self._manifest)
         members = draw_members(opening, self._manifest)
@@ -327,6 +335,14 @@ class Node:
             with suppress(Refused):  # what came too early and is wrong must not cost us the opening
                 effects += self._in_tick(source, message, blobs)
         return effects + self._pump()
+
+    def _opened_twice(self, opening: Opening) -> Effects:
+        """One plan was opened with two lists of releases, so that its keys differ: the tick cannot end."""
+        verify_opening(opening, self._manifest)
+        if self._gave_up:
+            return list(self._said.values())
+        self._said.clear()
+        return self._noted(self._give_up(Refused(319, f"a second opening of tick {opening.plan.tick}")))
 
     def _end_tick(self) -> None:
         if self._keys is not None:

@@ -13,10 +13,12 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from typing import Any, Protocol, TypeAlias
 
 from .. import effects as fx
 from ..errors import Failed, InterlockError, Misused, Refused
+from ..versions import OURS, Versions
 from ..wire import DOOR_LIMITS, Limits, Replay, Signer, pack, unpack
 from .transport import Arrival, NotSent, Transport
 
@@ -48,8 +50,8 @@ class Store(Protocol):
     def load(self) -> Mapping[str, bytes]:
         """All values, by key."""
 
-    def put(self, key: str, value: bytes) -> None:
-        """Replace one value. It is durable when this returns."""
+    def put(self, values: Mapping[str, bytes]) -> None:
+        """Replace these values, all or none; an empty one is dropped. They are durable when this returns."""
 
 
 class MemoryStore:
@@ -62,9 +64,9 @@ class MemoryStore:
         """All values, by key."""
         return dict(self.values)
 
-    def put(self, key: str, value: bytes) -> None:
-        """Replace one value."""
-        self.values[key] = value
+    def put(self, values: Mapping[str, bytes]) -> None:
+        """Replace these values."""
+        self.values = {key: value for key, value in (self.values | dict(values)).items() if value}
 
 
 Done: TypeAlias = Callable[[Any, Exception | None], None]  # result, or what it raised
@@ -141,6 +143,7 @@ class Runner:
         limits, door_limits: largest messages of either.
         draw: `draw(n)` gives n random bytes. clock: seconds since 1970; sequence numbers begin there.
         observe: hears every event the role announces, and `Refusal`s.
+        versions: of the wire, that this process and the run have in common (`protocols.versions.common`).
 
     Attributes:
         refused: how many inputs were dropped, by error number.
@@ -162,13 +165,14 @@ class Runner:
         draw: Callable[[int], bytes],
         observe: Callable[[fx.Event], None],
         clock: Callable[[], float],
+        versions: Versions = OURS,
     ) -> None:
         self.refused: Counter[int] = Counter()
         self._role, self._transport, self._store, self._worker = role, transport, store, worker
         self._run, self._signer = run, signer
         self._kinds, self._door_kinds = kinds, door_kinds
         self._limits, self._door_limits = limits, door_limits
-        self._draw, self._observe = draw, observe
+        self._draw, self._observe, self._versions = draw, observe, versions
         self._sequence, self._clock = int(clock() * 1_000_000), clock
         self._replay, self._door_replay = Replay(), Replay(DOOR_SENDERS)
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -253,6 +257,7 @@ class Runner:
                 me=self._signer.public,
                 peer=arrival.peer,
                 limits=self._limits if known else self._door_limits,
+                versions=self._versions,
             )
             (self._replay if known else self._door_replay).check(received.sender, received.sequence)
             if not known:
@@ -278,11 +283,15 @@ class Runner:
         try:
             if len(effects) > EFFECTS_MAX:
                 raise Failed(791, "too many effects of one input", expected=EFFECTS_MAX, actual=len(effects))
-            for effect in effects:
-                if isinstance(effect, fx.Stop):
-                    self._stop(effect.error)
-                    return
-                self._carry_out(effect)
+            for stores, group in groupby(effects, lambda effect: isinstance(effect, fx.Store)):
+                if stores:  # one transaction: the disk is waited for once
+                    self._store.put({effect.key: effect.value for effect in group if isinstance(effect, fx.Store)})
+                    continue
+                for effect in group:
+                    if isinstance(effect, fx.Stop):
+                        self._stop(effect.error)
+                        return
+                    self._carry_out(effect)
         except Exception as error:
             self._end(error)
 
@@ -290,14 +299,20 @@ class Runner:
         match effect:
             case fx.Send(to, message, blobs):
                 self._sequence += 1
-                parts = pack(message, blobs, run=self._run, sender=self._signer, to=to, sequence=self._sequence)
+                parts = pack(
+                    message,
+                    blobs,
+                    run=self._run,
+                    sender=self._signer,
+                    to=to,
+                    sequence=self._sequence,
+                    version=self._versions.newest,
+                )
                 self._at_peer(to, lambda: self._transport.send(to, parts))
             case fx.After(seconds, name):
                 self._set_timer(seconds, name)
             case fx.Announce(event):
                 self._observe(event)
-            case fx.Store(key, value):
-                self._store.put(key, value)
             case fx.Work(job):
                 self._jobs += 1
                 if self._jobs > JOBS_MAX:
