@@ -75,6 +75,7 @@ class Tally:
             case "Began":
                 self.role, self.process = str(event["role"]), int(event["process"])
                 self.starts, self.began, self._spent = self.starts + 1, self.last, (0.0, 0.0)
+                self.order = ""  # it says again what it still obeys
             case "NodeOpened":
                 self._opened(event["tick"])
                 self.kind, self.stage = str(event["kind"]), int(event["stage"])

@@ -129,6 +129,10 @@ def test_who_obeys_an_order_stands_still_by_it(journal: Journal, tmp_path: Path)
     announce(run.folder("coordinator"), "Resumed", order="cd", seq=4)
     view.look()
     assert view.state == "between ticks"
+    announce(run.folder("coordinator"), "Obeyed", order="ab", seq=5, action="pause", reason="lunch")
+    announce(run.folder("coordinator"), "Began", role="coordinator", process=7)  # and has heard that it is over
+    view.look()
+    assert view.state == "between ticks"
 
 
 def test_coverage_counts_members_and_everyone_who_ever_was_one(journal: Journal, tmp_path: Path) -> None:
