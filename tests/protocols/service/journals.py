@@ -170,7 +170,7 @@ class Journal:
         store = SQLiteStore(run.journal)
         with (folder / "events.jsonl").open("w") as events:
             for row, time in zip(self.rows, self.times, strict=True):
-                store.put(f"row {row.number:08d}", encode(row))
+                store.put({f"row {row.number:08d}": encode(row)})
                 name = type(row.body).__name__
                 events.write(json.dumps({"time": time, "event": "Wrote", "number": row.number, "row": name}) + "\n")
         store.close()
