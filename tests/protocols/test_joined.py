@@ -1,4 +1,4 @@
-"""What `interlock join` shows: a table on a terminal, a line when something is new elsewhere, JSON lines for machines."""
+"""What `interlock join` shows: a table on a terminal, lines of what is new elsewhere, JSON lines for machines."""
 
 from __future__ import annotations
 
