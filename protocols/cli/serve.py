@@ -25,6 +25,14 @@ app.add_typer(serve, name="serve")
 
 Bind = Annotated[str, typer.Option(help="HOST:PORT to listen at; port 0 is any free one.")]
 Advertise = Annotated[str, typer.Option(help="HOST or HOST:PORT at which others reach it, where that differs.")]
+Metrics = Annotated[
+    int | None,
+    typer.Option(
+        help="Port for Prometheus at http://127.0.0.1:PORT/metrics; 0 is any free one, which the log names.",
+        min=0,
+        max=65535,
+    ),
+]
 Invited = Annotated[
     Path | None,
     typer.Option(help="Invitation by a keyholder, if the join URL has none; no need where admission is open."),
@@ -162,6 +170,7 @@ class Joining:
     url_file: Annotated[Path | None, "File that holds the join URL."] = None
     local: Elsewhere = False
     wait: Annotated[float, "Give up after so many seconds without an answer."] = 60.0
+    metrics: Metrics = None
     log_json: LogJson = False
 
     def guest(self, upload: Upload | None = None) -> Member:
@@ -185,6 +194,7 @@ class Joining:
             operator=self.operator,
             folder=self.folder,
             wait_s=self.wait,
+            metrics=self.metrics,
             log_json=self.log_json,
             upload_bytes_per_s=None if upload is None else upload.bytes_per_s(),
         )
@@ -200,6 +210,7 @@ def coordinator(
     patience: Annotated[
         float, typer.Option(help="Seconds that a tick may take; then the run stops and says who is missing.")
     ] = 120.0,
+    metrics: Metrics = None,
     local: Elsewhere = False,
     limits: Limits,
     logging: Logging,
@@ -226,6 +237,7 @@ def coordinator(
         advertise=advertise,
         patience_s=patience,
         told=say,
+        metrics=metrics,
         log_json=logging.log_json,
     )
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interlock.vault import Identity
 
@@ -31,9 +31,13 @@ from ..net.zeromq import ZeroMQTransport
 from ..versions import common
 from ..wire import Limits, pack, unpack
 from .events import EventFile, log_to
-from .rundir import save_manifest
+from .orders import Inbox, Obedient
+from .rundir import STORE, save_manifest
 from .store import SQLiteStore
 from .url import JoinURL
+
+if TYPE_CHECKING:
+    from .metrics import Metrics
 
 PART_BYTES_MAX = QUEUE_BYTES  # what is received before the manifest says how large messages of the run may be
 ASK_S = 1.0
@@ -54,21 +58,29 @@ class Guest:
 class Member(Guest):
     """Likewise, of a process that serves.
 
-    folder: for its store, events and log. claimed: what `claim` gave, if that was called. log_json: how it logs.
-    upload_bytes_per_s: limit on what it sends.
+    folder: for its store, events and log. metrics: port to show them at. claimed: what `claim` gave, if that was
+    called. log_json: how it logs. upload_bytes_per_s: limit on what it sends.
     """
 
     folder: Path
+    metrics: int | None = None
     claimed: int | None = None
     log_json: bool = False
     upload_bytes_per_s: float | None = None
 
 
+class Began(Event, frozen=True, kw_only=True):
+    """A process began. role: what it is. process: its number on its machine."""
+
+    role: str
+    process: int
+
+
 class Process:
     """Runs `main` on an event loop, until SIGTERM or SIGINT.
 
-    The first one lets the role hand over what it holds, for as long as that takes; the second stops it cleanly, the
-    third at once.
+    A first SIGINT lets the role hand over what it holds, for as long as that takes; SIGTERM or a second signal stops it
+    cleanly, a third at once.
 
     Args:
         folder: made if missing; gets log, `events.jsonl` and `store.sqlite`. One process at a time works in it.
@@ -127,7 +139,7 @@ class Process:
         if self._tell is None:
             if self._task is not None:
                 self._task.cancel()
-        elif self._signals == 1:
+        elif self._signals == 1 and number == signal.SIGINT:
             self._leaving()
             self._tell("hand over")
         else:
@@ -135,7 +147,7 @@ class Process:
 
     async def drive(
         self,
-        role: Role,
+        role: Obedient,
         transport: ZeroMQTransport,
         manifest: Manifest,
         *,
@@ -145,6 +157,7 @@ class Process:
         compute: Callable[[Any], Any] = lambda job: None,
         begun: Callable[[], None] = lambda: None,
         said: Sequence[Event] = (),
+        metrics: int | None = None,
         seen: Callable[[Event], None] = lambda event: None,
     ) -> None:
         """Drive a role until it stops.
@@ -152,18 +165,20 @@ class Process:
         Args:
             begun: called once the transport listens. said: comes before its events. seen: hears them too.
 
+        metrics: port at which this machine may read its figures (`metrics.Metrics`).
+
         Raises:
-            InterlockError: the error it stopped with.
+            InterlockError: E745, the port cannot be had; or the error it stopped with.
         """
         await transport.start()
         begun()
-        store, written = SQLiteStore(self.folder / "store.sqlite"), EventFile(self.folder)
+        store, written = SQLiteStore(self.folder / STORE), self._events(role, manifest, transport, metrics)
 
         def observe(event: Event) -> None:
             written(event)
             seen(event)
 
-        for event in said:
+        for event in (Began(role=type(role).__name__.lower(), process=os.getpid()), *said):
             observe(event)
         runner = Runner(
             role,
@@ -180,13 +195,33 @@ class Process:
             clock=time.time,
             versions=common(manifest.wire),
         )
+        # Whatever a process plays, orders reach it as files: no network and nobody else is needed to stop it.
+        orders = asyncio.create_task(Inbox(self.folder, role, runner.perform).watch())
         self._tell = runner.interrupt
         try:
             await runner.run()
         finally:
+            orders.cancel()
+            await asyncio.wait([orders])
             _log.info("refused, by number: %s", dict(runner.refused))
             store.close()
             written.close()
+
+    def _events(
+        self, role: Role, manifest: Manifest, transport: ZeroMQTransport, metrics: int | None
+    ) -> EventFile | Metrics:
+        """What hears everything that the role announces."""
+        if metrics is None:
+            return EventFile(self.folder)
+        from .metrics import Metrics
+
+        return Metrics(
+            metrics,
+            role=type(role).__name__.lower(),
+            manifest=manifest,
+            folder=self.folder,
+            waiting_bytes=lambda: transport.waiting_bytes,
+        )
 
 
 def claim(folder: Path) -> int:
