@@ -14,6 +14,7 @@ import msgspec
 
 from interlock.vault import Identity
 
+from .addresses import verify_address
 from .attendance import Attendance
 from .canonical import decode, encode
 from .change import BoxOffer, Offering, Offers, Prepared, Preparing, verify_offer, verify_prepared, verify_prepared_one
@@ -116,6 +117,7 @@ class Coordinator:
         chunk: gives the bytes of a corpus chunk by number.
         patience_s: a tick that has not ended after this long is void, and whoever is missing counts as dead; a stage
             whose state nobody alive has held for as long ends the run.
+        local: whether all processes are on one machine; if not, a relay must be reachable from others.
     """
 
     def __init__(
@@ -126,12 +128,14 @@ class Coordinator:
         index: Index,
         chunk: Callable[[int], bytes],
         patience_s: float = 120.0,
+        local: bool = True,
     ) -> None:
         self._identity = identity
         self._manifest = manifest
         self._index = index
         self._chunk = chunk
         self._patience_s = patience_s
+        self._local = local
         self._ledger = Ledger(manifest)
         self._attendance = Attendance(manifest.committee)
         self._gates: dict[bytes, int] = {}  # ready ones: how many rows each has followed
@@ -332,6 +336,8 @@ class Coordinator:
             open_admission=self._manifest.admission == "open",
             used=frozenset(j.invitation.nonce for j in joins if j.invitation is not None),
         )
+        if record.role == "relay" and not self._local:
+            verify_address(record)
         if record.role == "node":
             self._check_node(join)
         effects: Effects = [*self._write(Joined(join=join)), Admit(record.identity, record.curve), welcome]

@@ -15,6 +15,7 @@ from interlock.vault import VaultError, verify_key
 
 from .canonical import Hash, Name, Plain, PublicKey, decode, digest, encode
 from .errors import Misused, Refused
+from .versions import Versions
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 Small = Annotated[int, msgspec.Meta(ge=1, le=64)]
@@ -169,6 +170,7 @@ class Manifest(Plain, frozen=True, array_like=True, kw_only=True):
     frame_fraction: Annotated[int, msgspec.Meta(ge=1, le=30)]
     gradient_exponent: Annotated[int, msgspec.Meta(ge=-60, le=60)]
     policy: Policy = Policy()
+    wire: Versions = Versions(oldest=1, newest=1)
 
     @property
     def run(self) -> bytes:
@@ -233,6 +235,14 @@ class Manifest(Plain, frozen=True, array_like=True, kw_only=True):
                 self.shape(stage)
         except KernelError as error:
             raise Misused(611, str(error), todo="Choose a --width of --heads times an even number.") from None
+        if self.wire.oldest > self.wire.newest:
+            raise Misused(
+                611,
+                "a run speaks no version of the wire",
+                expected="the oldest, then the newest",
+                actual=(self.wire.oldest, self.wire.newest),
+                todo="Found the run again.",
+            )
         if self.frame_width - self.frame_fraction < 4:
             raise Misused(
                 611,

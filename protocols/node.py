@@ -130,7 +130,8 @@ class Node:
     def on_timer(self, name: str) -> Effects:
         """Join; then, whenever nothing has come for a while, ask for what may have been lost.
 
-        Told to "hand over", it leaves as soon as nothing depends on it; told to "leave", at once.
+        Told to "hand over", it leaves as soon as nothing depends on it, at once if it holds nothing; told to "leave",
+        at once.
         """
         if name == "leave":
             return [Stop()]
@@ -138,7 +139,9 @@ class Node:
             return self._obey(self.orders.look())
         if name == "hand over":
             self._leaving = True
-            return [Announce(Leaves()), Send(self._manifest.coordinator, Leaving())]
+            goes: Effects = [Announce(Leaves()), Send(self._manifest.coordinator, Leaving())]
+            holds = self._base or self._ready is not None or self._part is not None
+            return goes if holds else [*goes, Stop()]  # a node without a stage waits for nobody
         if name == "beat":
             alive = Leaving() if self._leaving else Beat()
             return [Send(self._manifest.coordinator, alive), After(BEAT_S, "beat")]

@@ -16,7 +16,7 @@ from ..service import machine
 from ..service.choices import Choices
 from .app import Json, app, note, say, say_json
 from .options import flatten
-from .serve import Limits, Metrics
+from .serve import Limits, LogJson, Metrics
 
 if TYPE_CHECKING:
     from ..service.rundir import RunDir
@@ -94,6 +94,7 @@ def up(
         bool, typer.Option("--serve", help="Go on after the last round, answering 'generate' and 'evaluate'.")
     ] = False,
     metrics: Metrics = None,
+    log_json: LogJson = False,
 ) -> None:
     """Run all processes of a run that was made with --local, here, to its end.
 
@@ -108,7 +109,16 @@ def up(
         if serve:
             note(f"all rounds are taken; it answers until Ctrl-C: interlock generate {directory} --prompt TEXT")
 
-    _follow(run, json=json, disclose=False, threads=threads, ended=ended, serve=serve, metrics=metrics)
+    _follow(
+        run,
+        json=json,
+        disclose=False,
+        threads=threads,
+        ended=ended,
+        serve=serve,
+        metrics=metrics,
+        log_json=log_json,
+    )
     _finish(run, start, json=json, report=None)
 
 
@@ -254,11 +264,13 @@ def _follow(
     ended: Callable[[], None] = lambda: None,
     serve: bool = False,
     metrics: int | None = None,
+    log_json: bool = False,
 ) -> None:
     from ..service.local import Local, follow
     from .display import JsonLines, Table
 
-    local, start = Local(run, disclose=disclose, threads=threads, metrics=metrics), machine.now_s()
+    local = Local(run, disclose=disclose, threads=threads, metrics=metrics, log_json=log_json)
+    start = machine.now_s()
     try:
         with JsonLines(local) if json else Table(local) as display:
             whole = follow(local, display, ended=ended, serve=serve)

@@ -12,7 +12,7 @@ from ..errors import Misused
 from ..net.zeromq import Door, ZeroMQTransport
 from .process import Process
 from .rundir import RunDir, write_whole
-from .url import JoinURL, endpoint, reachable
+from .url import JoinURL, endpoint, is_only_here, reachable
 
 
 def serve(
@@ -23,13 +23,14 @@ def serve(
     patience_s: float,
     told: Callable[[str], None],
     metrics: int | None = None,
+    log_json: bool = False,
 ) -> None:
     """Coordinate the run of a directory until a signal comes.
 
     Args:
         bind: HOST:PORT, port 0 for any. advertise: what others are told instead, or empty.
         patience_s: how long a tick may take before the run stops and names who is missing.
-        told: hears the join URL once it listens.
+        told: hears the join URL once it listens. log_json: log as JSON lines.
         metrics: port at which this machine may read its figures.
 
     Raises:
@@ -47,7 +48,12 @@ def serve(
         )
     text, index = run.corpus(manifest)
     role = Coordinator(
-        identity, manifest, index=index, chunk=lambda number: corpus.chunk(text, number), patience_s=patience_s
+        identity,
+        manifest,
+        index=index,
+        chunk=lambda number: corpus.chunk(text, number),
+        patience_s=patience_s,
+        local=is_only_here(bind, advertise),
     )
     transport = ZeroMQTransport(
         identity.curve_secret, bind=endpoint(bind), door=Door(), part_bytes=messages.limits(manifest).part_bytes
@@ -74,4 +80,4 @@ def serve(
         finally:
             run.url.unlink(missing_ok=True)
 
-    Process(run.folder("coordinator")).run(main)
+    Process(run.folder("coordinator"), log_json=log_json).run(main)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json as jsonlib
 import logging
 import os
 import time
 from collections.abc import Iterator
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from ..manifest import readable
 
 READ_BYTES = 8 << 20  # at once
 LINE_BYTES = 1 << 20  # no event is as long
+LOG_BYTES, LOG_FILES = 16 << 20, 3  # of a log's file, and how many older ones are kept beside it
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _log = logging.getLogger("interlock")
@@ -59,7 +62,7 @@ class EventFile:
             ) from None
         if name in _NOTABLE and (said := f"{name}: {fields}") != self._said:
             self._said = said  # a process that waits says so every second
-            _log.info("%s", said)
+            _log.info("%s", said, extra={"event": name})
 
     def close(self) -> None:
         """Close the file. What a full disk did not take is lost, and was said before."""
@@ -113,10 +116,41 @@ def read_events(folder: Path) -> Iterator[dict[str, Any]]:
         yield from news
 
 
-def log_to(folder: Path) -> None:
-    """Send this process's log to `folder/log.txt`."""
-    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+class JSONLines(logging.Formatter):
+    """A log's line as a JSON object.
+
+    Fields: `time` (seconds since 1970), `level`, `message`, `process` (its folder's name), `event` (the name of the
+    event that it repeats, or null), and with an exception `trace`.
+    """
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, whatever the message holds."""
+        fields = {
+            "time": record.created,
+            "level": record.levelname,
+            "message": record.getMessage(),
+            "process": self._process,
+            "event": getattr(record, "event", None),
+        }
+        if record.exc_info:
+            fields["trace"] = self.formatException(record.exc_info)
+        return jsonlib.dumps(fields)
+
+
+def log_to(folder: Path, *, json: bool = False) -> None:
+    """Send this process's log to `folder/log.txt`, or as JSON lines to `folder/log.jsonl`.
+
+    A file that has reached `LOG_BYTES` becomes `log.txt.1`, and so on; beyond `LOG_FILES` older ones the oldest goes.
+    """
+    handler = RotatingFileHandler(
+        folder / ("log.jsonl" if json else "log.txt"), maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8"
+    )
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(JSONLines(folder.resolve().name) if json else plain)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)

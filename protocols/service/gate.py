@@ -33,4 +33,4 @@ def serve(guest: Member) -> None:
         finally:
             await transport.close()
 
-    Process(guest.folder).run(main)
+    Process(guest.folder, log_json=guest.log_json).run(main)

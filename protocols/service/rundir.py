@@ -180,5 +180,27 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         raise _unwritten(path, error) from None
 
 
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file that its owner alone may read and that was not there; it is on the disk when this returns.
+
+    Raises:
+        Misused: E706, it is there. Failed: E707, it cannot be written; none is left then.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise Misused(706, f"{path} exists", todo="Name another file, or remove it yourself.") from None
+    except OSError as error:
+        raise _unwritten(path, error) from None
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        path.unlink()
+        raise _unwritten(path, error) from None
+
+
 def _unwritten(path: Path, error: OSError) -> Failed:
     return Failed(707, f"{path} cannot be written: {error.strerror}", todo=DISK)

@@ -13,6 +13,7 @@ from tests.runs import identity, manifest
 
 from interlock.protocols.canonical import encode
 from interlock.protocols.manifest import Committee, Keyholder, Manifest, Policy, read_manifest, readable
+from interlock.protocols.versions import Versions
 
 MADE = manifest()
 replace = msgspec.structs.replace
@@ -99,6 +100,7 @@ def test_every_field_changes_the_run(field: str) -> None:
         frame_fraction=11,
         gradient_exponent=-9,
         policy=Policy(pause_hours=1),
+        wire=Versions(oldest=1, newest=2),
     )
     assert replace(MADE, **{field: others[field]}).run != MADE.run
 
