@@ -8,7 +8,8 @@ Whole runs of small models, every process on this machine and every message over
         One process is killed with SIGKILL in the middle of a round, and what is lost is read from the journal: how
         much longer than in calm that round and the next took, and how many had to be done again. Gate, relay and
         coordinator start again on their folders, the last at once. A node's place goes to a newcomer: how long from
-        its start, with nothing but a key and an invitation, to the end of the first round that counts its work.
+        the start of `interlock join`, with nothing but the URL and an invitation, to the end of the first round that
+        counts its work.
     release
         Committees of 3, 10 and 50 gates of which a majority must answer: the time from a plan to its opening, its
         share of a round, and the processor time a tick of the coordinator and all gates. Here they share one machine;
@@ -23,6 +24,7 @@ import argparse
 import itertools
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -36,7 +38,7 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS
 from bars import Bar, report
 
 from interlock.protocols.service.choices import Choices
-from interlock.protocols.service.found import found
+from interlock.protocols.service.found import found, invite, write_invitation
 from interlock.protocols.service.local import Local
 from interlock.protocols.service.url import parse_url
 from interlock.vault import Identity
@@ -114,12 +116,16 @@ class Shaken(Local):
         """Processor time of the processes of these roles so far."""
         return sum(_spent_s(c.pid) for name, c in self._children.items() if name.partition("-")[0] in roles)
 
-    def join(self, name: str) -> bytes:
-        """Start a node that nobody knows yet; its identity."""
-        identity = Identity.generate()
-        identity.save(self.run.key(name))
-        self._invited(name, "node", Identity.load(self.run.key("keyholder-ada")), [])
-        return identity.public
+    def join(self, name: str) -> None:
+        """Start a node that nobody knows yet, as its operator would."""
+        inviter = Identity.load(self.run.key("keyholder-ada"))
+        invitation = self.run.path / f"{name}.invitation"
+        write_invitation(invitation, invite(inviter, run=self.manifest.run, role="node", label=name))
+        command = [sys.executable, "-m", "interlock.protocols.cli", "join", "--local", "--url-file", str(self.run.url)]
+        command += ["--invitation", str(invitation), "--folder", str(self.run.folder(name)), "--operator", name]
+        self._children[name] = subprocess.Popen(
+            [*command, "--parent", str(os.getpid())], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
 
 
 def majority(gates: int) -> int:
@@ -241,15 +247,19 @@ def replaced(repeats: int) -> Iterator[tuple[Lost, Joined]]:
         for number in range(repeats):
             lost = death(run, f"node-{number}")
             start = time.time()
-            who = run.join(f"node-{STAGES * REPLICAS + number}")
-            yield lost, newcomer(run, who, start)
+            run.join(f"new-{number}")
+            yield lost, newcomer(run, f"new-{number}", start)
 
 
-def newcomer(run: Shaken, who: bytes, start: float) -> Joined:
+def newcomer(run: Shaken, name: str, start: float) -> Joined:
     """Follow a newcomer to its first counted work."""
     progress = run.progress
-    run.until(lambda: who in progress.joins, "a newcomer's admission")
-    admitted = time.time()
+
+    def identity() -> bytes | None:
+        return next((join.record.identity for join in progress.of("node") if join.record.operator == name), None)
+
+    run.until(lambda: identity() is not None, "a newcomer's admission")
+    admitted, who = time.time(), identity()
     run.until(lambda: any(who in stage for stage in progress.members), "a newcomer's place")
     placed = time.time()
 
