@@ -40,7 +40,7 @@ from .journal import (
 from .kept import Kept
 from .ledger import Ledger
 from .manifest import Manifest
-from .members import Join, Leaving, Left, Record, Roster, Welcome, owner, verify_join
+from .members import Join, Leaving, Left, Record, Roster, Still, Welcome, owner, verify_join
 from .membership import Due, due, orphaned
 from .pulse import BEAT_S, Beat, Pulse
 from .recovery import Found, Past, Recall, Recalled, Recovered, Recovery, lost, newer
@@ -229,6 +229,8 @@ class Coordinator:
             return self._recovering(self._recovery, source, message)
         if isinstance(message, Join):
             return self._join(source, message)
+        if isinstance(message, Still):
+            return [] if source in self._ledger.joins else self._join(source, message.join)
         join = self._ledger.joins.get(source)
         if join is None:
             raise Refused(208, f"{source.hex()[:12]} has not joined")
@@ -811,6 +813,8 @@ class Coordinator:
         self._pulse.heard(source)
         if isinstance(message, Join):
             return self._let_in(source, message, join)
+        if isinstance(message, Still):
+            return []  # it says so again
         if join is None:
             raise Refused(208, f"{source.hex()[:12]} has not joined")
         gate = join.record.role == "gate"

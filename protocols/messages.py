@@ -8,7 +8,7 @@ from .corpus import CHUNK_BYTES
 from .fetching import ChunkIs, GetChunk, GetIndex, IndexIs
 from .gate import Propose
 from .manifest import Manifest
-from .members import Join, Leaving, Left, Roster, Welcome
+from .members import Join, Leaving, Left, Roster, Still, Welcome
 from .pulse import Beat
 from .recovery import Past, Recall, Recalled
 from .release import Began, Declined, Opening, Ready, Released
@@ -18,6 +18,7 @@ from .wire import Limits
 
 BY_COORDINATOR = (
     Join
+    | Still
     | Ready
     | Released
     | Declined
@@ -35,7 +36,7 @@ BY_COORDINATOR = (
     | Leaving
     | Beat
 )
-BY_STRANGERS = Join  # all that the coordinator reads of somebody unknown
+BY_STRANGERS = Join | Still  # all that the coordinator reads of somebody unknown
 BY_GATE = Welcome | Propose | Recall | Past
 BY_RELAY = Welcome | Roster | Opening | Over | Recall | Here | Frame | Sealed | Taken
 BY_NODE = (

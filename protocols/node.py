@@ -152,6 +152,7 @@ class Node:
             if self._fetching is not None:
                 effects += self._fetching.ask()
             effects += self._say_ready()
+            effects.append(self._belonging.here_still())
         return effects
 
     def _here(self) -> Here:

@@ -17,7 +17,7 @@ from .canonical import digest
 from .effects import Admit, After, Announce, Blob, Effects, Event, Send, Stop
 from .errors import Refused
 from .manifest import Manifest
-from .members import Invitation, Join, Roster, Welcome, make_record, verify_join
+from .members import Invitation, Join, Roster, Still, Welcome, make_record, verify_join
 from .pulse import BEAT_S, Beat
 from .recovery import Recall, knows
 from .release import Opening, Ready, draw_members, verify_opening
@@ -94,7 +94,11 @@ class Relay:
         if not self._welcomed:
             return [Send(self._manifest.coordinator, self._join), again]
         known = 0 if self._opening is None else self._opening.plan.tick
-        return [Send(self._manifest.coordinator, Ready(known=known, joins=self._joins)), again] if quiet else [again]
+        if not quiet:
+            return [again]
+        coordinator = self._manifest.coordinator
+        ready, still = Ready(known=known, joins=self._joins), Still(join=self._join)
+        return [Send(coordinator, ready), Send(coordinator, still), again]
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """Openings and the roster from the coordinator; frames and sealed traffic from members."""
