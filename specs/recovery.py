@@ -14,7 +14,7 @@ from interlock.protocols.canonical import encode
 from interlock.protocols.coordinator import Coordinator
 from interlock.protocols.effects import Effects, Store
 from interlock.protocols.errors import Misused
-from interlock.protocols.journal import LOST, Committed, Voided
+from interlock.protocols.journal import LOST, Voided
 from interlock.protocols.kept import key_of
 from interlock.protocols.recovery import Recovered
 from interlock.protocols.release import Opening
@@ -93,15 +93,14 @@ class Recovery(ReleaseProperties):
 
     @always
     def nothing_undone(self, seen: Seen) -> bool:
-        "A round that a later opening started from is never taken again."
-        rounds = {row.digest: row.body.round for row in self.rows(seen) if isinstance(row.body, Committed)}
-        newest = 0
+        "No tick starts from an older state than the tick before it did."
+        numbers = {row.digest: row.number for row in self.rows(seen)}
+        newest = -1
         for sent in sorted(seen.sent(Opening), key=lambda sent: sent.plan.tick):
-            base = sent.plan.base
-            taken = newest if base is None else rounds.get(base.row, newest)
-            if sent.plan.round < newest or taken < newest:
+            base = -1 if sent.plan.base is None else numbers.get(sent.plan.base.row, newest)
+            if base < newest:
                 return False
-            newest = max(newest, taken)
+            newest = base
         return True
 
     @eventually(within=200)
