@@ -45,7 +45,7 @@ from .journal import (
 from .kept import Kept
 from .ledger import Ledger
 from .manifest import Manifest
-from .members import Join, Leaving, Left, Record, Roster, Still, Welcome, owner, verify_join
+from .members import Join, Leaving, Left, Record, Roster, Still, Welcome, owner, verify_fresh, verify_join
 from .membership import Due, due, orphaned
 from .obeying import TIMER, Heard, Noted, Ordering, Orders
 from .orders import Signed, read_order
@@ -392,6 +392,8 @@ class Coordinator:
         )
         if record.role == "relay" and not self._local:
             verify_address(record)
+        if join.invitation is not None and known is None:
+            verify_fresh(join.invitation, self.orders.now)
         if record.role == "node":
             self._check_node(join)
         effects: Effects = [*self._write(Joined(join=join)), Admit(record.identity, record.curve), welcome]
