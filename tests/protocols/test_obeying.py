@@ -260,6 +260,9 @@ def test_a_coordinator_that_has_only_its_rows_knows_the_orders() -> None:
     del world.stores["coordinator"][STORED]
     world.restart("coordinator")
     assert "coordinator" in obeying(settle(world))
+    for _ in range(3):
+        world._ring()
+        settle(world)
     order(world, "ada", resume(MADE, halt(MADE)))
     del world.stores["coordinator"][STORED]
     world.restart("coordinator")

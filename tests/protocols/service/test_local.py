@@ -329,18 +329,20 @@ def test_a_served_run_answers_who_is_let_in_and_keeps_nothing_of_it(tmp_path: Pa
         assert interlock("keyholder", "init", key).returncode == 0
         keyholder = ["--key", run.key("keyholder-ada"), "--role", "asker", "--label", "eve", "--output", invitation]
         assert interlock("keyholder", "invite", run.path, *keyholder).returncode == 0
-        asked = interlock("generate", url, "--prompt", prompt, "--length", 5, *who, "--invitation", invitation)
+        asked = interlock(
+            "generate", url, "--local", "--prompt", prompt, "--length", 5, *who, "--invitation", invitation
+        )
         assert asked.returncode == 0, asked.stderr
         assert asked.stdout.startswith(prompt)
-        again = interlock("generate", url, "--prompt", prompt, "--length", 5, *who)  # it is known by now
+        again = interlock("generate", url, "--local", "--prompt", prompt, "--length", 5, *who)  # it is known by now
         assert again.returncode == 0, again.stderr
         # With the key open elsewhere, and with none.
         with key.open() as held:
             fcntl.flock(held, fcntl.LOCK_EX)
-            assert "E709" in interlock("generate", url, "--prompt", prompt, *who).stderr
-        assert "E728" in interlock("generate", url, "--prompt", prompt).stderr
+            assert "E709" in interlock("generate", url, "--local", "--prompt", prompt, *who).stderr
+        assert "E728" in interlock("generate", url, "--local", "--prompt", prompt).stderr
         assert "E729" in interlock("generate", run.path, "--prompt", "").stderr
-        assert "E730" in interlock("evaluate", url, *who).stderr
+        assert "E730" in interlock("evaluate", url, "--local", *who).stderr
     finally:
         left = processes(run)
         up.send_signal(signal.SIGINT)
