@@ -7,12 +7,15 @@ is opened before anything else is planned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
 
 import msgspec
 
 from interlock.vault import Identity
 
+from .addresses import verify_address
+from .attendance import Attendance
 from .canonical import encode
 from .change import BoxOffer, Offering, Offers, Prepared, Preparing, verify_offer, verify_prepared, verify_prepared_one
 from .corpus import Index
@@ -31,7 +34,9 @@ from .journal import (
     Joined,
     Measured,
     Opened,
+    Ordered,
     Planned,
+    Row,
     Voided,
     make_row,
     verify_chain,
@@ -42,6 +47,8 @@ from .ledger import Ledger
 from .manifest import Manifest
 from .members import Join, Leaving, Left, Record, Roster, Still, Welcome, owner, verify_join
 from .membership import Due, due, orphaned
+from .obeying import TIMER, Heard, Noted, Ordering, Orders
+from .orders import Signed, read_order
 from .pulse import BEAT_S, Beat, Pulse
 from .recovery import Found, Past, Recall, Recalled, Recovered, Recovery, lost, newer
 from .release import Began, Declined, Opening, Plan, Ready, Release, Released, Session, verify_opening
@@ -118,6 +125,7 @@ class Coordinator:
         chunk: gives the bytes of a corpus chunk by number.
         patience_s: a tick that has not ended after this long is void, and whoever is missing counts as dead; a stage
             whose state nobody alive has held for as long ends the run.
+        local: whether all processes are on one machine; if not, a relay must be reachable from others.
         recover: the journal may be lost: all gates are asked for their rows before anything else, but those of the
             keyholders in `without`, whose gates will not come back.
     """
@@ -130,6 +138,7 @@ class Coordinator:
         index: Index,
         chunk: Callable[[int], bytes],
         patience_s: float = 120.0,
+        local: bool = True,
         recover: bool = False,
         without: frozenset[bytes] = frozenset(),
     ) -> None:
@@ -138,7 +147,9 @@ class Coordinator:
         self._index = index
         self._chunk = chunk
         self._patience_s = patience_s
+        self._local = local
         self._ledger = Ledger(manifest)
+        self._attendance = Attendance(manifest.committee)
         self._gates: dict[bytes, int] = {}  # ready ones: how many rows each has followed
         self._nodes: dict[bytes, None] = {}  # that have reached the relays, in that order
         self._pulse = Pulse()  # of nodes and relays
@@ -156,6 +167,8 @@ class Coordinator:
         self._answers: dict[bytes, Answer] = {}
         self._asks: dict[bytes, Ask] = {}  # in the order of their turn; one of each asker
         self._ended = False
+        self.orders = Orders(manifest)
+        self._ordered: set[bytes] = set()  # hashes of the orders in the journal
         self._kept = Kept()
         self._recover, self._without = recover, without
         self._recovery: Recovery | None = None  # while others are asked what we forgot
@@ -165,7 +178,7 @@ class Coordinator:
         self._said: dict[bytes, Ready] = {}  # by members, meanwhile
         self._fresh = False  # whether this life began without a row
         self._quiet: dict[bytes, int] = {}  # looks since a gate was heard
-        self._heard: set[bytes] = set()  # nodes and relays whose newest opening is ours
+        self._in_step: set[bytes] = set()  # nodes and relays whose newest opening is ours
         self._grace = 0  # looks before whoever has not come back counts as dead
         self._hold = 0  # looks before a plan that was found is proposed
         self._unopened = 0  # looks since the plan under way was made
@@ -192,6 +205,10 @@ class Coordinator:
             self._ask_around(rows_lost=self._recover)
         if self._ledger.plan is not None and self._ledger.is_open:
             effects.append(self._patience(self._ledger.plan))
+        effects += self.orders.restore(stored)
+        self._recall_orders(rows)
+        if self._recovery is None:
+            effects += self._settle_orders()
         return effects + self._admit_all()
 
     def on_timer(self, name: str) -> Effects:
@@ -213,6 +230,8 @@ class Coordinator:
                     )
                 )
             ]
+        if name == TIMER:
+            return self._heard(self.orders.look())
         plan = self._ledger.plan
         if plan is None or name != f"patience {plan.tick}":
             return []
@@ -224,7 +243,7 @@ class Coordinator:
         return self._end(Voided(tick=plan.tick, number=330, reason=f"not in its time; missing: {said}"[:300]))
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
-        """Joins of anyone; everything else from members."""
+        """Joins and orders of anyone; everything else from members."""
         if self._recovery is not None:
             return self._recovering(self._recovery, source, message)
         if isinstance(message, Join):
@@ -232,6 +251,8 @@ class Coordinator:
         if isinstance(message, Still):
             return [] if source in self._ledger.joins else self._join(source, message.join)
         join = self._ledger.joins.get(source)
+        if isinstance(message, Ordering):
+            return self.on_order(message.text, source) if join is not None else self._note(source, message.text)
         if join is None:
             raise Refused(208, f"{source.hex()[:12]} has not joined")
         role = join.record.role
@@ -242,7 +263,9 @@ class Coordinator:
         if role == "gate":
             self._quiet[source] = 0
             if isinstance(message, Ready):
-                return self._gate_ready(source, message)
+                return [*self.orders.remind(source), *self._gate_ready(source, message)]
+            if self.orders.in_force is not None and isinstance(message, Released):
+                return self.orders.tell(source)
             if isinstance(message, Released):
                 return self._release(source, message.release)
             if isinstance(message, Declined):
@@ -266,6 +289,8 @@ class Coordinator:
                     raise Refused(604, "a chunk that the corpus does not have", actual=message.number)
                 data = self._chunk(message.number)
                 return [Send(source, ChunkIs(number=message.number), (Blob(data),))]
+            if self.orders.in_force is not None:
+                return self.orders.tell(source)
             return self._from_node(source, message)
         raise Refused(210, f"the coordinator reads no {type(message).__name__} of a {role}")
 
@@ -277,6 +302,72 @@ class Coordinator:
         """The coordinator draws nothing: all randomness is the gates' and the nodes'."""
         return []
 
+    # -- orders -------------------------------------------------------------------------------------------------
+
+    def at(self, seconds: float) -> None:
+        """The time of the next input."""
+        self.orders.at(seconds)
+
+    def on_order(self, text: str, source: bytes = b"") -> Effects:
+        """An order, handed in by a person or sent: obey it and tell everybody.
+
+        Raises:
+            Refused: `Orders.take`.
+        """
+        return self._heard(self.orders.take(text, source=source, to=self._ledger.joins))
+
+    def _note(self, source: bytes, text: str) -> Effects:
+        """An order that somebody unknown brings: it is as good as from anyone, and they want to know."""
+        try:
+            effects, number, what = self.on_order(text), 0, ""
+        except Refused as refused:
+            effects, number, what = [], refused.number, refused.text[:500]
+        return [*effects, Send(source, Noted(order=text_hash(text), number=number, what=what))]
+
+    def _heard(self, heard: Heard) -> Effects:
+        """Do what an order asks. While others are asked what we forgot, nothing is written: `_settle_orders` does."""
+        effects = list(heard.effects)
+        if self._recovery is not None:
+            return effects
+        for signed in heard.took:
+            effects += self._write_order(signed)
+        if heard.stops:
+            effects += self._stand_still()
+        if heard.resumes:
+            effects += self._advance()
+        return effects
+
+    def _write_order(self, signed: Signed) -> Effects:
+        """What took effect is in the journal; but a release is between a keyholder and its gate."""
+        if signed.order.action == "release" or signed.order.hash in self._ordered:
+            return []
+        self._ordered.add(signed.order.hash)
+        return self._write(Ordered(text=signed.note(self._manifest.committee)))
+
+    def _stand_still(self) -> Effects:
+        """Void the open tick; a plan that a gate may have released stays, and is opened after the resume."""
+        self._asks.clear()
+        plan, stop = self._ledger.plan, self.orders.in_force
+        assert stop is not None
+        if plan is None or not self._ledger.is_open:
+            return []
+        reason = f"order {stop.order.seq}, {stop.order.action}: {stop.order.reason}"[:300]
+        return self._end(Voided(tick=plan.tick, number=350, reason=reason))
+
+    def _recall_orders(self, rows: Iterable[Row]) -> None:
+        """What the journal says of orders: it may have come from elsewhere."""
+        for row in rows:
+            if isinstance(row.body, Ordered):
+                self.orders.recall(row.body.text)
+                self._ordered.add(read_order(row.body.text, self._manifest).order.hash)
+
+    def _settle_orders(self) -> Effects:
+        """Write what took effect and is in no row, and obey what is in force."""
+        effects: Effects = []
+        for signed in self.orders.standing.effective():
+            effects += self._write_order(signed)
+        return effects if self.orders.in_force is None else [*effects, *self._stand_still()]
+
     # -- joining ------------------------------------------------------------------------------------------------
 
     def _join(self, source: bytes, join: Join) -> Effects:
@@ -287,8 +378,8 @@ class Coordinator:
         known = self._ledger.joins.get(source)
         if known is not None and known.record == record:  # it may have kept its key and not its invitation
             if record.role == "gate":
-                return [welcome]
-            return [welcome, Send(source, self._roster()), *self._back(source)]
+                return [welcome, *self.orders.remind(source)]
+            return [welcome, Send(source, self._roster()), *self.orders.remind(source), *self._back(source)]
         if known is not None and not _moved(known.record, record):
             raise Refused(209, f"{record.operator} joined before with another record")
         joins = [j for who, j in self._ledger.joins.items() if who != source]
@@ -299,12 +390,14 @@ class Coordinator:
             open_admission=self._manifest.admission == "open",
             used=frozenset(j.invitation.nonce for j in joins if j.invitation is not None),
         )
+        if record.role == "relay" and not self._local:
+            verify_address(record)
         if record.role == "node":
             self._check_node(join)
         effects: Effects = [*self._write(Joined(join=join)), Admit(record.identity, record.curve), welcome]
         roster = self._roster()
         effects += [Send(who, roster) for who, j in self._ledger.joins.items() if j.record.role != "gate"]
-        return [*effects, *self._back(source), *self._advance()]
+        return [*effects, *self.orders.remind(source), *self._back(source), *self._advance()]
 
     def _check_node(self, join: Join) -> None:
         """A run has so many nodes, and an operator one at a time.
@@ -341,10 +434,10 @@ class Coordinator:
 
     def _remind(self, source: bytes, ready: Ready) -> Effects:
         """What a node or relay may have missed. A node that hears an opening again says again what it said."""
-        ledger, effects = self._ledger, Effects()
+        ledger, effects = self._ledger, self.orders.remind(source)
         if ready.known > self._newest():
             return [Send(source, Recall(first=0))]  # it knows an opening that our disk lost
-        self._heard.add(source)
+        self._in_step.add(source)
         if ready.joins != len(ledger.joins):
             effects.append(Send(source, self._roster()))
         if ledger.opening is None:
@@ -372,6 +465,8 @@ class Coordinator:
 
     def _ask(self, source: bytes, ask: Ask) -> Effects:
         """Somebody wants a session: it waits for its turn, between two ticks of training."""
+        if self.orders.in_force is not None:
+            return self.orders.tell(source)
         ledger = self._ledger
         verify_session(_session(source, ask, 1), self._manifest)
         plan = ledger.plan
@@ -393,7 +488,7 @@ class Coordinator:
 
     def _advance(self) -> Effects:
         """Plan the next tick if none is under way and everyone needed is here."""
-        if self._ended and not self._asks and self._ledger.plan is None:
+        if self.orders.in_force is not None or (self._ended and not self._asks and self._ledger.plan is None):
             return []
         ledger = self._ledger
         if ledger.plan is not None:
@@ -461,6 +556,12 @@ class Coordinator:
             return [Send(source, Left())]
         self._leaving.add(source)
         return self._advance()
+
+    def _attend(self) -> Effects:
+        """Say who is here, if that has changed."""
+        expected = (*self._ledger.of("node"), *self._ledger.of("relay"))
+        silent = [self._name(who) for who in expected if not self._pulse.alive(who)]
+        return self._attendance.look(self._gates, silent)
 
     def _bury(self) -> Effects:
         """A tick in which somebody died cannot end."""
@@ -785,7 +886,7 @@ class Coordinator:
     def _ask_around(self, *, rows_lost: bool) -> Recovery:
         """Nothing is written or said until gates have told what they know."""
         self._recovery = asked = Recovery(self._manifest, self._kept.rows(), lost=rows_lost, without=self._without)
-        self._heard.clear()
+        self._in_step.clear()
         self._forget()
         return asked
 
@@ -803,7 +904,7 @@ class Coordinator:
             if not (awaited := self._awaited()):
                 self._pulse.look()
             asks = self._ask_members() if awaited or self._hold else Effects()
-            return [*asks, *self._bury(), *self._advance()]
+            return [*asks, *self._attend(), *self._bury(), *self._advance()]
         if self._found is not None:
             return []
         missing = self._recovery.missing()
@@ -818,6 +919,8 @@ class Coordinator:
         self._pulse.heard(source)
         if isinstance(message, Join):
             return self._let_in(source, message, join)
+        if isinstance(message, Ordering):
+            return self.on_order(message.text, source) if join is not None else self._note(source, message.text)
         if isinstance(message, Still):
             return []  # it says so again
         if join is None:
@@ -888,12 +991,14 @@ class Coordinator:
         if ledger.plan is not None and not ledger.is_open and recovery.released(ledger.plan):
             self._hold = HOLD_LOOKS
         self._recovery = self._found = None
+        self._recall_orders(self._kept.rows())
         self._expect_all()
         if recovery.proven:
             self._grace = GRACE_LOOKS
             effects.append(Announce(Recovered(rows=ledger.number, fetched=recovery.fetched, tick=self._newest())))
             effects += self._void_lost()
         self._wanting = ""
+        effects += self._settle_orders()
         effects += self._admit_all()
         if ledger.plan is not None and ledger.is_open:
             effects.append(self._patience(ledger.plan))
@@ -954,22 +1059,22 @@ class Coordinator:
 
     def _held(self) -> bool:
         """Whether a plan must wait since a node or relay that we have not heard may know it to be open."""
-        if self._hold and self._all_heard():
+        if self._hold and self._all_in_step():
             self._hold = 0
         return self._hold > 0
 
     def _awaited(self) -> bool:
         """Whether members have not found us yet, and are not called dead for it."""
-        self._grace = 0 if self._all_heard() else max(0, self._grace - 1)
+        self._grace = 0 if self._all_in_step() else max(0, self._grace - 1)
         return self._grace > 0
 
     def _ask_members(self) -> Effects:
         """Ask nodes and relays that we have not heard what they know; who is not connected yet comes by itself."""
         members = {*self._ledger.of("node"), *self._ledger.of("relay")}
-        return [Send(who, Recall(first=0)) for who in sorted(members - self._heard)]
+        return [Send(who, Recall(first=0)) for who in sorted(members - self._in_step)]
 
-    def _all_heard(self) -> bool:
-        return {*self._ledger.of("node"), *self._ledger.of("relay")} <= self._heard
+    def _all_in_step(self) -> bool:
+        return {*self._ledger.of("node"), *self._ledger.of("relay")} <= self._in_step
 
     def _expect_all(self) -> None:
         for who in (*self._ledger.of("node"), *self._ledger.of("relay")):
@@ -1004,6 +1109,11 @@ class Coordinator:
         row = make_row(self._identity, self._manifest.run, ledger.number, ledger.head, body)
         ledger.fold(row)
         return [*self._kept.add([row]), Announce(Wrote(number=row.number, row=type(body).__name__))]
+
+
+def text_hash(text: str) -> bytes:
+    """SHA-256 of an order as it was brought, signatures and all: by it whoever brought it knows the answer."""
+    return sha256(text.encode()).digest()
 
 
 def _session(asker: bytes, ask: Ask, seconds: int) -> Session:

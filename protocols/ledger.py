@@ -11,6 +11,7 @@ from .journal import (
     DIED,
     GENESIS,
     LOST,
+    ORDERED,
     Answered,
     Changed,
     Closed,
@@ -18,6 +19,7 @@ from .journal import (
     Joined,
     Measured,
     Opened,
+    Ordered,
     Planned,
     Row,
     Voided,
@@ -112,7 +114,7 @@ class Ledger:
             self.close = Close(tick=body.tick, opening=body.opening, commitments=body.commitments)
             self._follow_peaks(self.close)
             self._follow_pace(self.close)
-        else:
+        elif not isinstance(body, Ordered):
             self._end(row, body)
 
     def _end(self, row: Row, body: Committed | Changed | Measured | Answered | Voided) -> None:
@@ -139,7 +141,7 @@ class Ledger:
             self.evaluated = self.round
         elif isinstance(body, Voided):
             self.attempt = plan.attempt + 1
-            self.faults = faults + (body.number not in (DIED, LOST))
+            self.faults = faults + (body.number not in (DIED, LOST, ORDERED))
             if body.members:
                 self.lasting.append(row)
             self._make_room(body, plan)

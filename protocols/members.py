@@ -87,6 +87,7 @@ def make_invitation(keyholder: Identity, *, run: bytes, role: Invited, label: st
 class Join(Message, frozen=True, array_like=True, kw_only=True):
     """Asks to take part. Gates are known from the manifest and need no invitation."""
 
+    hello = True
     record: Record
     invitation: Invitation | None
 
@@ -112,8 +113,9 @@ class Still(Message, frozen=True, array_like=True, kw_only=True):
 
 
 class Welcome(Message, frozen=True, array_like=True, kw_only=True):
-    """The coordinator's answer to `Join`: the manifest's bytes, and every server that has joined."""
+    """The coordinator's answer to `Join`: the manifest's bytes."""
 
+    hello = True
     manifest: Annotated[bytes, msgspec.Meta(max_length=1 << 20)]
 
 

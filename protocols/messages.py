@@ -9,6 +9,7 @@ from .fetching import ChunkIs, GetChunk, GetIndex, IndexIs
 from .gate import Propose
 from .manifest import Manifest
 from .members import Join, Leaving, Left, Roster, Still, Welcome
+from .obeying import Noted, Ordering
 from .pulse import Beat
 from .recovery import Past, Recall, Recalled
 from .release import Began, Declined, Opening, Ready, Released
@@ -35,10 +36,11 @@ BY_COORDINATOR = (
     | Trouble
     | Leaving
     | Beat
+    | Ordering
 )
-BY_STRANGERS = Join | Still  # all that the coordinator reads of somebody unknown
-BY_GATE = Welcome | Propose | Recall | Past
-BY_RELAY = Welcome | Roster | Opening | Over | Recall | Here | Frame | Sealed | Taken
+BY_STRANGERS = Join | Still | Ordering  # all that the coordinator reads of somebody unknown
+BY_GATE = Welcome | Propose | Recall | Past | Ordering
+BY_RELAY = Welcome | Roster | Opening | Over | Recall | Here | Frame | Sealed | Taken | Ordering
 BY_NODE = (
     Welcome
     | Left
@@ -55,9 +57,11 @@ BY_NODE = (
     | Frame
     | Sealed
     | Taken
+    | Ordering
 )
-BY_ASKER = Welcome | Roster | Opening | Offers | Queued | Over | Here | Sealed
-EVERY = BY_COORDINATOR | BY_GATE | BY_RELAY | BY_NODE | BY_ASKER
+BY_ASKER = Welcome | Roster | Opening | Offers | Queued | Over | Here | Sealed | Ordering
+BY_BEARER = Noted  # who brings an order and belongs to nobody
+EVERY = BY_COORDINATOR | BY_GATE | BY_RELAY | BY_NODE | BY_ASKER | BY_BEARER
 
 
 def limits(manifest: Manifest) -> Limits:

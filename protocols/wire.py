@@ -7,7 +7,8 @@ pass it on: its envelope's signature is empty, and only such a message's may be.
 the body.
 
 A body is read only after every size, the version, the run, both names and the envelope's signature have been
-checked. What is not acceptable raises `Refused`:
+checked; its version is `HELLO` exactly for what is said before both know the run's (`versions`). What is not
+acceptable raises `Refused`:
 
     201 malformed      203 wrong version   205 wrong sender or recipient   207 replayed sequence
     202 oversized      204 wrong run       206 bad signature               208 unknown peer
@@ -30,8 +31,8 @@ from interlock.vault import BadSignature, verify_signature
 from .canonical import Count, Hash, Message, Plain, PublicKey, decode, digest, encode
 from .effects import Blob
 from .errors import Refused
+from .versions import HELLO, OURS, Versions
 
-VERSION = 1
 WINDOW = 1024  # how far below a sender's highest sequence number a late message may be
 _WINDOW_MASK = (1 << WINDOW) - 1
 
@@ -104,18 +105,33 @@ class Received(NamedTuple):
 
 
 def pack(
-    message: Message, blobs: Sequence[Blob], *, run: bytes, sender: Signer, to: bytes, sequence: int
+    message: Message,
+    blobs: Sequence[Blob],
+    *,
+    run: bytes,
+    sender: Signer,
+    to: bytes,
+    sequence: int,
+    version: int = OURS.newest,
 ) -> list[Buffer]:
     """The parts of one message to one peer. Blobs are passed on, never copied."""
     content = encode(message)
-    draft = Envelope(version=VERSION, run=run, sender=sender.public, to=to, sequence=sequence, signature=b"")
+    version = HELLO if is_hello(type(message)) else version
+    draft = Envelope(version=version, run=run, sender=sender.public, to=to, sequence=sequence, signature=b"")
     if not is_self_signed(message):
         draft = msgspec.structs.replace(draft, signature=sender.sign(draft.body(content)))
     return [encode(draft), content, *(blob.data for blob in blobs)]
 
 
 def unpack(
-    parts: Sequence[Buffer], *, kinds: Any, run: bytes, me: bytes, peer: bytes | None, limits: Limits
+    parts: Sequence[Buffer],
+    *,
+    kinds: Any,
+    run: bytes,
+    me: bytes,
+    peer: bytes | None,
+    limits: Limits,
+    versions: Versions = OURS,
 ) -> Received:
     """Read one message strictly.
 
@@ -123,12 +139,13 @@ def unpack(
         kinds: the message class, or union of classes, that may arrive.
         run, me: this run's id and the receiver's identity.
         peer: identity that the connection proved; None for one nobody knows, which must sign its envelope.
+        versions: what this process speaks in this run.
 
     Raises:
         Refused: E201 to E206.
     """
     _check_sizes(parts, limits)
-    envelope, content = _read_envelope(parts[0]), parts[1]
+    envelope, content = _read_envelope(parts[0], versions), parts[1]
     if envelope.run != run:
         raise Refused(
             204,
@@ -153,6 +170,8 @@ def unpack(
         except BadSignature as error:
             raise Refused(206, error.what) from None
     message: Message = decode(content, kinds, whose=whose)
+    if not (envelope.version == HELLO if is_hello(type(message)) else envelope.version in versions):
+        raise _wrong_version(envelope.version, versions)
     if is_self_signed(message) == bool(envelope.signature) or (peer is None and not envelope.signature):
         name = type(message).__name__
         raise Refused(206, f"{whose}: wrong kind of signature for {name} from this peer")
@@ -162,6 +181,11 @@ def unpack(
 def is_self_signed(message: Message) -> bool:
     """Whether the message's own signature stands in for the envelope's."""
     return bool(getattr(type(message), "self_signed", False))
+
+
+def is_hello(kind: type) -> bool:
+    """Whether messages of this class are said before both sides know what the run speaks."""
+    return bool(getattr(kind, "hello", False))
 
 
 class Replay:
@@ -213,23 +237,22 @@ def _check_sizes(parts: Sequence[Buffer], limits: Limits) -> None:
             raise Refused(202, f"oversized {name}", expected=f"at most {bound} bytes", actual=f"{size} bytes")
 
 
-def _read_envelope(part: Buffer) -> Envelope:
+def _read_envelope(part: Buffer, versions: Versions) -> Envelope:
     try:
         version = _versions.decode(part).version
     except msgspec.DecodeError as error:
         raise Refused(201, f"malformed envelope: {error}") from None
-    if version != VERSION:
-        raise Refused(
-            203,
-            "message of another wire version",
-            expected=VERSION,
-            actual=version,
-            todo="Install the same version of interlock on both sides.",
-        )
+    if version != HELLO and version not in versions:
+        raise _wrong_version(version, versions)
     envelope: Envelope = decode(part, Envelope, whose="envelope")
     if len(envelope.signature) not in (0, 64):
         raise Refused(201, "malformed envelope signature", expected="64 bytes or none", actual=len(envelope.signature))
     return envelope
+
+
+def _wrong_version(version: int, versions: Versions) -> Refused:
+    todo = "Install the same version of interlock on both sides."
+    return Refused(203, "message of another wire version", expected=versions.text, actual=version, todo=todo)
 
 
 def _short(key: bytes) -> str:

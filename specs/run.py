@@ -17,11 +17,11 @@ from interlock.protocols.coordinator import Coordinator, RunEnded
 from interlock.protocols.effects import Effects
 from interlock.protocols.errors import Misused
 from interlock.protocols.gate import Gate
-from interlock.protocols.journal import Row
+from interlock.protocols.journal import Changed, Row
 from interlock.protocols.kept import ROW
 from interlock.protocols.manifest import Committee, Keyholder, Manifest, Model, Training
 from interlock.protocols.members import Invitation, make_invitation
-from interlock.protocols.node import Node, NodeOpened
+from interlock.protocols.node import Leaves, Node, NodeOpened
 from interlock.protocols.relay import Relay
 from interlock.vault import Identity
 
@@ -39,8 +39,8 @@ class RunSpec(Spec):
 
     Attributes:
         stages, replicas, relays, keyholders, release, lying, width, context: see `protocols.manifest`.
-        spares: nodes beyond those that the run needs. askers: how many ask the model; what they do is the spec's
-            (`asker`).
+        spares: nodes beyond those that the run needs.
+        askers: how many ask the model; what they do is the spec's (`asker`).
         rounds, epoch_rounds, microbatches: of the run; it turns between epochs.
         coordinator_role, gate_role, relay_role, node_role, engine_role: who plays.
     """
@@ -176,24 +176,29 @@ class RunSpec(Spec):
         return bool(seen(RunEnded))
 
     def bearable(self, seen: Seen) -> bool:
-        """Whether every stage kept a replica that never crashed, and of the others nobody died for good.
+        """Whether every stage kept a replica that neither crashed nor left, and of the others nobody died for good.
 
-        A node that crashed before it held a stage is missed only if it stays away.
+        Before the run began, as many nodes may have gone for good as it has spares.
         """
         held: dict[str, int] = {}
         lost: dict[int, set[str]] = defaultdict(set)
-        opened = sorted(seen(NodeOpened), key=lambda event: event.at)
-        for step in seen.steps("crash"):
-            if not step.who.startswith("n"):
-                if step.mark == "dead":
+        early: set[str] = set()
+        changed = {row.body.tick for row in self.rows(seen) if isinstance(row.body, Changed)}
+        holds = [event for event in seen(NodeOpened) if event.kind != "change" or event.tick in changed]
+        opened = sorted(holds, key=lambda event: event.at)
+        gone = [(step.who, step.at, step.mark == "dead") for step in seen.steps("crash")]
+        gone += [(event.by, event.at, True) for event in seen(Leaves)]
+        for who, at, for_good in gone:
+            if not who.startswith("n"):
+                if for_good:
                     return False
                 continue
-            held |= {event.by: event.stage for event in opened if event.by == step.who and event.at <= step.at}
-            if step.who in held:
-                lost[held[step.who]].add(step.who)
-            elif step.mark == "dead":
-                return False
-        return all(len(who) < self.replicas for who in lost.values())
+            held |= {event.by: event.stage for event in opened if event.by == who and event.at <= at}
+            if who in held:
+                lost[held[who]].add(who)
+            elif for_good:
+                early.add(who)
+        return len(early) <= self.spares and all(len(who) < self.replicas for who in lost.values())
 
 
 @functools.cache

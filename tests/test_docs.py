@@ -1,7 +1,8 @@
 """What the pages for keyholders, node operators and askers show is typed, as it stands, and does what they say.
 
 A page's console blocks are typed in their order, in one folder for all pages of a story. `interlock serve` and `up` run
-beside the others until the page stops them, or until it shows `^C`, which is pressed at the page's end.
+beside the others until the page stops them, or until it shows `^C`, which is pressed at the page's end. So do
+`interlock join`s. A page about several machines is typed on this one, with other addresses, as it says itself.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +25,7 @@ DOCS = ROOT / "docs"
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-STAYS = ("interlock serve", "interlock up")  # commands that run until somebody stops them
+STAYS = ("interlock serve", "interlock up", "interlock join")  # commands that run until somebody stops them
 LOOKS = ("interlock status", "grep", "head", "tail")  # commands that only look: at what others may not have said yet
 PATIENCE_S = 90.0
 
@@ -74,10 +76,15 @@ class Terminals:
         self.work = self.folder / "work"
         self.work.mkdir()
 
-    def read(self, page: str) -> None:
-        """Type all that a page shows."""
-        for command, shown in commands((DOCS / page).read_text()):
+    def read(self, page: str, *, instead: Mapping[str, str] | None = None) -> None:
+        """Type all that a page shows. instead: addresses of this machine for those of the page's machines."""
+        text = (DOCS / page).read_text()
+        for its, ours in (instead or {}).items():
+            text = text.replace(its, ours)
+        for command, shown in commands(text):
             self.typed += 1
+            if instead is not None and command.startswith(("interlock serve", "interlock join")):
+                command += " --local"
             if command.startswith(STAYS):
                 self.begin(command, shown)
             else:
@@ -129,9 +136,11 @@ class Terminals:
 
     def close(self) -> None:
         """Stop what still runs, by its number, last started first."""
-        for process, *_ in reversed(self.running):
-            if process.poll() is None:
-                process.terminate()
+        for _ in range(2):  # the first lets a node hand over, the second ends it
+            for process, *_ in reversed(self.running):
+                if process.poll() is None:
+                    process.terminate()
+            time.sleep(0.5)
         for process, *_ in self.running:
             try:
                 process.wait(20)
@@ -157,6 +166,19 @@ def terminals(tmp_path: Path) -> Iterator[Terminals]:
 def test_keyholders_and_node_operators_make_a_run_as_their_pages_say(terminals: Terminals) -> None:
     terminals.read("keyholder.md")
     terminals.read("node-operator.md")
+    assert terminals.typed > 25
+
+
+def free_port() -> str:
+    with socket.socket() as tried:
+        tried.bind(("127.0.0.1", 0))
+        return str(tried.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_several_machines_make_a_run_as_their_page_says(terminals: Terminals) -> None:
+    here = {"dc.example.org": "127.0.0.1", "0.0.0.0": "127.0.0.1"}
+    terminals.read("machines.md", instead={**here, "7700": free_port(), "7701": free_port()})
     assert terminals.typed > 25
 
 

@@ -6,6 +6,7 @@ VaultError
   NotOpened        103  sealed bytes do not open: wrong key, wrong context or changed bytes
   Erased           104  a secret was asked for after its erasure, or for a tick before its own
   CustodyRefused   105  somebody would hold what custody forbids
+  BackupRefused    106  a key's backup is malformed, changed, or under another passphrase
 """
 
 from __future__ import annotations
@@ -51,3 +52,9 @@ class CustodyRefused(VaultError):
     """Somebody would hold what custody forbids."""
 
     number = 105
+
+
+class BackupRefused(VaultError):
+    """A key's backup is malformed, changed, or under another passphrase."""
+
+    number = 106

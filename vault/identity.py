@@ -56,6 +56,11 @@ class Identity:
         return self._signing.sign(message).signature
 
     @property
+    def seed(self) -> Secret:
+        """What everything of this identity comes from, for a copy of it."""
+        return self._seed
+
+    @property
     def curve_secret(self) -> Secret:
         """The CURVE secret key, for the socket that needs it."""
         return self._curve

@@ -16,7 +16,7 @@ from ..errors import Misused
 from ..service import machine
 from .app import Json, app, note, say, say_json, visible
 from .options import flatten
-from .serve import Limits
+from .serve import Elsewhere, Limits
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Directory of a run that is up here, or its join URL.")]
 
@@ -28,6 +28,7 @@ class Who:
     key: Annotated[Path | None, "Key file of whoever asks. Default: that of a run made with --local."] = None
     invitation: Annotated[Path | None, "Invitation with --role asker by a keyholder; needed the first time."] = None
     operator: Annotated[str, "Who asks: a name that everyone in the run sees."] = "asker"
+    local: Elsewhere = False
 
 
 @app.command()
@@ -165,7 +166,7 @@ def _ask(run: str, who: Who, inquire: Any) -> None:
     from ..effects import Event
     from ..service import asking
 
-    guest, invitation = asking.guest_of(run, who.key, who.invitation, who.operator)
+    guest, invitation = asking.guest_of(run, who.key, who.invitation, who.operator, local=who.local)
     said = ""
 
     def observe(event: Event) -> None:

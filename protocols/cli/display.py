@@ -12,15 +12,56 @@ from rich.live import Live
 from rich.table import Table as RichTable
 
 from ..journal import Answered, Changed, Joined
+from ..orders import Order
 from ..service import machine
 from ..service.local import Ended, Local
-from ..service.progress import Evaluated, Trained, Void
+from ..service.progress import Evaluated, Mark, Trained, Void
 from ..service.report import speed
 from .app import note, say, say_json, visible
 
 EVERY = 10  # rounds between lines where there is no terminal
+ABOUT = len("validation")  # letters in front of a line
 _RECENT = 10  # rounds that the speed is measured over
 _QUIET_S = 15  # an evaluation in the demo takes less
+
+
+class Lines:
+    """Shows lines with what each is about: once, or live in place where there is a terminal."""
+
+    def __init__(self, *, live: bool) -> None:
+        self._console = Console(markup=False, emoji=False, highlight=False)  # names in it are what others say
+        on_terminal = live and self._console.is_terminal
+        self._live = Live(console=self._console, auto_refresh=False) if on_terminal else None
+        self._shown = False
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, lines: list[tuple[str, str]]) -> None:
+        """Show these lines, in place of those before if there is a terminal. What repeats itself is said once."""
+        abouts = ["", *(about for about, _ in lines)]
+        lines = [("" if about == before else about, line) for (about, line), before in zip(lines, abouts, strict=False)]
+        if self._live is None:
+            if self._shown:
+                say("")
+            for about, line in lines:
+                say(f"{about:<{ABOUT}} {line}")
+            self._shown = True
+            return
+        table = RichTable(box=None, show_header=False)
+        table.add_column(min_width=ABOUT, no_wrap=True)
+        table.add_column(overflow="fold")
+        for about, line in lines:
+            table.add_row(about, visible(line), style="bold red" if about == "ALARM" else "")
+        self._live.update(table, refresh=True)
 
 
 class JsonLines:
@@ -49,10 +90,15 @@ class JsonLines:
                 say_json({"event": "evaluation", "tick": item.tick, "round": item.round, "val_loss": item.loss})
             elif isinstance(item, Void):
                 say_json({"event": "void", "tick": item.tick, "number": item.number, "reason": item.reason})
+            elif isinstance(item, Order):
+                order = {"seq": item.seq, "action": item.action, "cites": item.cites, "reason": item.reason}
+                say_json({"event": "order", **order, "hash": item.hash.hex()})
             elif isinstance(item, Changed):
                 say_json({"event": "change", "tick": item.tick})
             elif isinstance(item, Answered):
                 say_json({"event": "session", "tick": item.tick, "tokens": sum(a.tokens for a in item.answers)})
+            elif isinstance(item, Mark):
+                say_json({"event": item.kind, "tick": item.tick, "who": item.who})
             elif isinstance(item, Ended):
                 say_json({"event": "ended", "process": item.process, "how": item.how})
             elif isinstance(item, Joined):
@@ -94,16 +140,20 @@ class Table:
                 say(f"round {item.round:4d}  validation {item.loss:.4f} nats a byte over {item.bytes:,} bytes")
             elif isinstance(item, Void):
                 say(f"tick {item.tick} is void: E{item.number} {item.reason}")
+            elif isinstance(item, Order):
+                say(f"{item.action} {item.seq} takes effect: {item.reason}")
             elif isinstance(item, Changed):
                 say(f"tick {item.tick}: every stage prepared its change")
             elif isinstance(item, Answered):
                 say(f"tick {item.tick}: a session of {sum(a.tokens for a in item.answers):,} bytes was answered")
+            elif isinstance(item, Mark):
+                say(f"tick {item.tick}: {item}")
             elif isinstance(item, Ended):
                 say(f"{item.process} {item.how}; the run goes on without it")
 
     def _table(self) -> RichTable:
         table = RichTable(box=None, show_header=False)
-        table.add_column(min_width=len("validation"), no_wrap=True)  # a new row moves no other
+        table.add_column(min_width=ABOUT, no_wrap=True)  # a new row moves no other
         table.add_column(overflow="fold")
         for name, value in self._rows():
             table.add_row(name, visible(value))
@@ -132,12 +182,16 @@ class Table:
             yield "", f"{ended} {how}"
         if (warned := next((t.warning for t in reversed(progress.rounds) if t.clamped), None)) is not None:
             yield "warning", f"{warned}. {warned.todo}"
+        for mark in progress.marks[-3:]:
+            yield "event", f"tick {mark.tick}: {mark}"
         for void in progress.voids[-3:]:
             yield "void", f"tick {void.tick}: E{void.number} {void.reason}"
 
     def _now(self) -> str:
         """What the run does."""
         local, plan = self._local, self._local.progress.plan
+        if (stop := local.progress.stopped) is not None:
+            return f"stands still by {stop.action} {stop.seq}: {stop.reason}"
         if plan is not None and plan.session is not None and local.progress.is_open:
             waits = "" if local.progress.ended else ", which training waits for"
             return f"tick {plan.tick}: a session of at most {plan.session.seconds} s{waits}"

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeAlias
 
 from .. import effects as fx
 from ..errors import Failed, InterlockError, Misused, Refused
+from ..versions import OURS, Versions
 from ..wire import DOOR_LIMITS, Limits, Replay, Signer, pack, unpack
 from .transport import Arrival, NotSent, Transport
 
@@ -142,6 +143,7 @@ class Runner:
         limits, door_limits: largest messages of either.
         draw: `draw(n)` gives n random bytes. clock: seconds since 1970; sequence numbers begin there.
         observe: hears every event the role announces, and `Refusal`s.
+        versions: of the wire, that this process and the run have in common (`protocols.versions.common`).
 
     Attributes:
         refused: how many inputs were dropped, by error number.
@@ -163,14 +165,15 @@ class Runner:
         draw: Callable[[int], bytes],
         observe: Callable[[fx.Event], None],
         clock: Callable[[], float],
+        versions: Versions = OURS,
     ) -> None:
         self.refused: Counter[int] = Counter()
         self._role, self._transport, self._store, self._worker = role, transport, store, worker
         self._run, self._signer = run, signer
         self._kinds, self._door_kinds = kinds, door_kinds
         self._limits, self._door_limits = limits, door_limits
-        self._draw, self._observe = draw, observe
-        self._sequence = int(clock() * 1_000_000)
+        self._draw, self._observe, self._versions = draw, observe, versions
+        self._sequence, self._clock = int(clock() * 1_000_000), clock
         self._replay, self._door_replay = Replay(), Replay(DOOR_SENDERS)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._jobs = 0
@@ -254,6 +257,7 @@ class Runner:
                 me=self._signer.public,
                 peer=arrival.peer,
                 limits=self._limits if known else self._door_limits,
+                versions=self._versions,
             )
             (self._replay if known else self._door_replay).check(received.sender, received.sequence)
             if not known:
@@ -267,6 +271,8 @@ class Runner:
         if self._ended is None or self._ended.done():
             return
         try:
+            if isinstance(self._role, fx.Timed):
+                self._role.at(self._clock())
             effects = call()
         except Refused as error:
             self._refuse(error, peer)
@@ -293,7 +299,15 @@ class Runner:
         match effect:
             case fx.Send(to, message, blobs):
                 self._sequence += 1
-                parts = pack(message, blobs, run=self._run, sender=self._signer, to=to, sequence=self._sequence)
+                parts = pack(
+                    message,
+                    blobs,
+                    run=self._run,
+                    sender=self._signer,
+                    to=to,
+                    sequence=self._sequence,
+                    version=self._versions.newest,
+                )
                 self._at_peer(to, lambda: self._transport.send(to, parts))
             case fx.After(seconds, name):
                 self._set_timer(seconds, name)

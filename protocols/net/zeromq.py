@@ -9,6 +9,9 @@ can send to it, by the routing id of its key's newest message.
 Sockets are read and written on the asyncio loop directly, without `zmq.asyncio`, whose futures cost more for each
 message than the rest of the way. A received part stays in libzmq's memory; passing it on passes a reference.
 
+With an upload limit, messages larger than `CONTROL_BYTES` wait until it lets them go, in turn: one of each connection,
+and of each peer at a server. A small message overtakes none to the same peer, and waits for none to others.
+
 Bounds: `queue_bytes` waiting for each peer and in the inbox (a full inbox stops reading, so TCP holds the sender
 back), 64 messages a peer inside libzmq each way, `part_bytes` for each part, `Door` for unknown peers.
 """
@@ -35,6 +38,7 @@ from interlock.vault import Secret
 
 from ..errors import Failed, Misused, Refused
 from ..wire import Buffer, Limits
+from .pace import CONTROL_BYTES, Pace
 from .transport import QUEUE_BYTES, Arrival, NotSent, not_connected, queue_full
 
 INBOX_BYTES = 16 << 20
@@ -147,7 +151,8 @@ class _Line:
             self.arrived(_read(self.socket))
         self.schedule()
 
-    def _try_again(self) -> None:
+    def write(self) -> None:
+        """Write what can be written."""
         if self.closed:
             return
         if self._retry is not None:
@@ -167,6 +172,8 @@ class _Line:
         """Write what libzmq takes; come back for the rest."""
         while box.queue:
             size_bytes, parts = box.queue[0]
+            if size_bytes > CONTROL_BYTES and not self.transport.may_leave(self):
+                return
             try:
                 if (prefix := self.prefix(to)) is None:
                     raise zmq.ZMQError(errno.EHOSTUNREACH)
@@ -174,7 +181,7 @@ class _Line:
             except zmq.Again:
                 self._blocked.add(to)
                 if self._retry is None:
-                    self._retry = self._loop.call_later(RETRY_S, self._try_again)
+                    self._retry = self._loop.call_later(RETRY_S, self.write)
                 return
             except zmq.ZMQError as error:
                 if error.errno != errno.EHOSTUNREACH:
@@ -183,6 +190,9 @@ class _Line:
                 return
             box.queue.popleft()
             box.size_bytes -= size_bytes
+            self.transport.left(size_bytes)
+            if self.transport.paced and len(self.boxes) > 1:
+                self.boxes[to] = self.boxes.pop(to)  # behind the others, should the rest have to wait
         del self.boxes[to]
         self.transport.flushed()
 
@@ -225,7 +235,7 @@ class _Client(_Line):
             if self.connected:
                 with contextlib.suppress(zmq.Again):  # full: then the messages in it say who we are
                     self.socket.send(b"", zmq.NOBLOCK)
-                self._try_again()
+                self.write()
 
 
 class _Server(_Line):
@@ -328,6 +338,10 @@ class ZeroMQTransport:
         door: lets unknown peers speak, within these bounds; None keeps them out.
         part_bytes: largest part that is received; libzmq closes a connection that sends a larger one.
         queue_bytes: most that may wait for one peer.
+        upload_bytes_per_s: limit on what is sent; None for none.
+
+    Attributes:
+        sent_bytes: handed to connections so far.
     """
 
     def __init__(
@@ -339,6 +353,7 @@ class ZeroMQTransport:
         part_bytes: int = Limits().part_bytes,
         queue_bytes: int = QUEUE_BYTES,
         inbox_bytes: int = INBOX_BYTES,
+        upload_bytes_per_s: float | None = None,
     ) -> None:
         if bind and not _ADDRESS.fullmatch(bind):
             raise Misused(701, f"cannot listen at {bind!r}", todo="Give an address like tcp://0.0.0.0:7700")
@@ -355,6 +370,11 @@ class ZeroMQTransport:
         self._arrival: asyncio.Future[None] | None = None
         self._flush: asyncio.Future[None] | None = None
         self._closed, self._address = False, ""
+        self.sent_bytes = 0
+        self._pace = None if upload_bytes_per_s is None else Pace(upload_bytes_per_s)
+        self._paced: dict[_Line, None] = {}  # connections that wait for the limit, in turn
+        self._next: _Line | None = None  # whose turn it is
+        self._turn: asyncio.TimerHandle | None = None
 
     @property
     def address(self) -> str:
@@ -459,6 +479,8 @@ class ZeroMQTransport:
         if self._waiting() and flush_s > 0:
             self._flush = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._flush], timeout=flush_s)
+        if self._turn is not None:
+            self._turn.cancel()
         for line in self._lines():
             line.close(int(1000 * min(flush_s, 0.5)))
         if self._admission is not None:
@@ -467,6 +489,11 @@ class ZeroMQTransport:
             self._arrival.set_result(None)
         # It returns when the last bytes are out or the sockets' linger time is over.
         await asyncio.get_running_loop().run_in_executor(None, self._context.term)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What waits to be sent, to all peers. Threads beside the loop may ask: each list is copied in one step."""
+        return sum(box.size_bytes for line in self._lines() for box in list(line.boxes.values()))
 
     @property
     def full(self) -> bool:
@@ -486,6 +513,44 @@ class ZeroMQTransport:
         """Hear that a line has nothing left to write (called by a line)."""
         if self._flush is not None and not self._flush.done() and not self._waiting():
             self._flush.set_result(None)
+
+    def may_leave(self, line: _Line) -> bool:
+        """Whether a large message may leave over this line now; if not, it is called when it may (called by a line)."""
+        if self._pace is None:
+            return True
+        wait_s = self._pace.wait_s(asyncio.get_running_loop().time())
+        if wait_s == 0 and (self._next is line or not (self._next or self._paced)):
+            self._next = None
+            return True
+        self._paced[line] = None
+        self._set_turn(wait_s)
+        return False
+
+    def left(self, size_bytes: int) -> None:
+        """Take note of what left (called by a line)."""
+        self.sent_bytes += size_bytes
+        if self._pace is not None:
+            self._pace.left(size_bytes, asyncio.get_running_loop().time())
+
+    @property
+    def paced(self) -> bool:
+        """Whether there is an upload limit."""
+        return self._pace is not None
+
+    def _set_turn(self, wait_s: float) -> None:
+        if self._turn is None and self._paced:
+            self._turn = asyncio.get_running_loop().call_later(wait_s, self._next_turn)
+
+    def _next_turn(self) -> None:
+        """Let one line write, unless small messages have used up what there was; then come back for the others."""
+        assert self._pace is not None
+        loop, self._turn = asyncio.get_running_loop(), None
+        if not self._pace.wait_s(loop.time()):
+            self._next = next(iter(self._paced))
+            del self._paced[self._next]
+            self._next.write()  # does nothing while its connection is down: then it comes again by itself
+            self._next = None
+        self._set_turn(self._pace.wait_s(loop.time()))
 
     def _waiting(self) -> bool:
         return any(line.boxes for line in self._lines())

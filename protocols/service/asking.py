@@ -20,10 +20,11 @@ from ..manifest import Manifest
 from ..members import Invitation, Join, make_record
 from ..net.runner import MemoryStore, Runner, ThreadWorker
 from ..net.zeromq import ZeroMQTransport
+from ..versions import common
 from . import found
-from .process import PART_BYTES_MAX, Guest, join, read_invitation
+from .process import PART_BYTES_MAX, Guest, join, read_invitation, verify_role
 from .rundir import RunDir
-from .url import JoinURL, parse_url
+from .url import JoinURL, parse_url, verify_not_local
 
 WAIT_S = 30.0
 
@@ -82,6 +83,7 @@ def ask(
                 draw=os.urandom,
                 observe=observe,
                 clock=time.time,
+                versions=common(manifest.wire),
             )
             await runner.run()
         finally:
@@ -95,18 +97,22 @@ def ask(
         raise KeyboardInterrupt from None
 
 
-def guest_of(run: str, key: Path | None, invitation: Path | None, operator: str) -> tuple[Guest, Invitation | None]:
+def guest_of(
+    run: str, key: Path | None, invitation: Path | None, operator: str, *, local: bool = False
+) -> tuple[Guest, Invitation | None]:
     """Who asks which run.
 
     Args:
         run: the directory of a run that is up on this machine, or a join URL. key, invitation: files; for a run made
-            with --local its own.
+            with --local its own. local: the run of the URL is on this machine.
 
     Raises:
-        Misused: E613, E615, E705 no run there, E727 it is not up, E728 no key. KeyFileRefused: E101.
+        Misused: E613, E615, E715, E705 no run there, E727 it is not up, E728 no key. KeyFileRefused: E101.
     """
     if run.startswith("interlock:"):
         url = parse_url(run)
+        if not local:
+            verify_not_local(url)
         if key is None:
             raise Misused(728, "who asks?", expected="--key FILE", todo="Make one with: interlock keyholder init FILE")
         identity, invited = Identity.load(key), None
@@ -127,7 +133,9 @@ def guest_of(run: str, key: Path | None, invitation: Path | None, operator: str)
                 made = found.invite(inviter, run=manifest.run, role="asker", label="asker")
                 found.write_invitation(invited, made)
     file = invitation or invited
-    read = None if file is None else read_invitation(file, run=url.run, role="asker")
+    if file is None and url.invitation is not None:
+        verify_role(url.invitation, "asker", "the invitation in the join URL")
+    read = url.invitation if file is None else read_invitation(file, run=url.run, role="asker")
     return Guest(url=url, identity=identity, operator=operator, wait_s=WAIT_S), read
 
 

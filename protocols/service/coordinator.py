@@ -14,7 +14,7 @@ from ..net.zeromq import Door, ZeroMQTransport
 from .process import Process
 from .rundir import RunDir, write_whole
 from .salvage import salvage
-from .url import JoinURL, endpoint, reachable
+from .url import JoinURL, endpoint, is_only_here, reachable
 
 
 def serve(
@@ -24,6 +24,8 @@ def serve(
     advertise: str,
     patience_s: float,
     told: Callable[[str], None],
+    metrics: int | None = None,
+    log_json: bool = False,
     recover: bool = False,
     without: Sequence[str] = (),
     warned: Callable[[Warned], None] = lambda warning: None,
@@ -33,7 +35,8 @@ def serve(
     Args:
         bind: HOST:PORT, port 0 for any. advertise: what others are told instead, or empty.
         patience_s: how long a tick may take before the run stops and names who is missing.
-        told: hears the join URL once it listens.
+        told: hears the join URL once it listens. log_json: log as JSON lines.
+        metrics: port at which this machine may read its figures.
         recover: the journal may be lost or damaged: it is rebuilt from what gates keep before anything else. without:
             names of keyholders whose gates will not come back. warned: hears what was damaged and who is left out.
 
@@ -58,6 +61,7 @@ def serve(
         index=index,
         chunk=lambda number: corpus.chunk(text, number),
         patience_s=patience_s,
+        local=is_only_here(bind, advertise),
         recover=recover,
         without=frozenset(gone.values()),
     )
@@ -89,13 +93,14 @@ def serve(
                 manifest,
                 identity=identity,
                 kinds=messages.BY_COORDINATOR,
+                metrics=metrics,
                 door_kinds=messages.BY_STRANGERS,
                 begun=begun,
             )
         finally:
             run.url.unlink(missing_ok=True)
 
-    Process(run.folder("coordinator")).run(main)
+    Process(run.folder("coordinator"), log_json=log_json).run(main)
 
 
 def left_out(manifest: Manifest, names: Sequence[str]) -> dict[str, bytes]:

@@ -31,7 +31,8 @@ from .store import JournalFile
 
 POLL_S = 0.2
 BEGIN_S = 60.0  # for the coordinator to listen
-LEAVE_S = 15.0  # for everyone to leave before they are killed
+CLOSE_S = 5.0  # for everyone to send what they have queued and close their files
+LEAVE_S = 10.0  # before they are killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +51,29 @@ class Local:
 
     Args:
         disclose: let every node write its stage's seed to its folder, for the plain comparison.
+        metrics: port at which the coordinator shows its figures; the others follow, in the order of their start.
+        log_json: let every process log as JSON lines.
 
     Raises:
         Misused: E705, no run directory; E710, this run began before; E711, its keys are elsewhere.
     """
 
-    def __init__(self, run: RunDir, *, disclose: bool = False, threads: int = 1) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        *,
+        disclose: bool = False,
+        threads: int = 1,
+        metrics: int | None = None,
+        log_json: bool = False,
+    ) -> None:
         self.run, self.manifest = run, run.manifest()
         self.progress = Progress(self.manifest)
         self.times: dict[int, float] = {}  # row number -> unix seconds
         self.waiting = "the coordinator"
-        self._disclose, self._threads = disclose, threads
+        self._disclose, self._threads, self._log_json = disclose, threads, log_json
+        self._metrics = metrics
+        self.ports: dict[str, int] = {}  # of metrics, by process
         self.stopping = False
         self.ended: dict[str, str] = {}  # gates that the run goes on without, and how each ended
         self._news: list[object] = []
@@ -84,7 +97,7 @@ class Local:
         """
         run, manifest = self.run, self.manifest
         run.url.unlink(missing_ok=True)
-        self._spawn("coordinator", ["coordinator", str(run.path)])
+        self._spawn("coordinator", ["coordinator", str(run.path), "--local"])
         end = time.monotonic() + BEGIN_S
         while not run.url.exists():
             if self.stopping:
@@ -150,17 +163,20 @@ class Local:
         return time.time() - max(self.times.values(), default=time.time())
 
     def stop(self) -> None:
-        """Ask everyone to leave, nodes first; kill whoever has not after a while."""
-        for child in reversed(self._children.values()):
-            if child.poll() is None:
-                child.terminate()
-        end = time.monotonic() + LEAVE_S
+        """Ask everyone to leave, nodes first; kill whoever has not after a while.
+
+        They need not hand over: nobody is left to take over.
+        """
+        for patience_s in (POLL_S, CLOSE_S, LEAVE_S):  # see `Process`: hand over, stop cleanly, stop at once
+            for child in reversed(self._children.values()):
+                if child.poll() is None:
+                    child.terminate()
+            end = time.monotonic() + patience_s
+            while any(child.poll() is None for child in self._children.values()) and time.monotonic() < end:
+                time.sleep(POLL_S / 4)
+        self.kill()
         for child in self._children.values():
-            try:
-                child.wait(max(0.0, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+            child.wait()
         self.run.url.unlink(missing_ok=True)  # a coordinator that was killed has not removed it
 
     def kill(self) -> None:
@@ -185,6 +201,10 @@ class Local:
         folder.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "interlock.protocols.cli", "serve", *arguments]
         command += ["--threads", str(self._threads), "--parent", str(os.getpid())]
+        if self._metrics is not None:
+            port = self.ports.setdefault(name, self._metrics and self._metrics + len(self.ports))
+            command += ["--metrics", str(port)]
+        command += ["--log-json"] if self._log_json else []
         with (folder / "log.txt").open("ab") as log:
             # A session of its own: the terminal's Ctrl-C reaches this process only, which then stops the others.
             self._children[name] = subprocess.Popen(  # noqa: S603  our own command

@@ -15,24 +15,29 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interlock.vault import Identity
 
 from .. import messages
 from ..canonical import decode
-from ..effects import Connect, Effects, Event, Role, Stop
+from ..effects import Connect, Effects, Event, Role
 from ..errors import InterlockError, Misused, Refused
 from ..manifest import Manifest, read_manifest
 from ..members import Invitation, Join, Welcome
 from ..net.runner import Runner, ThreadWorker
 from ..net.transport import QUEUE_BYTES, NotSent
 from ..net.zeromq import ZeroMQTransport
+from ..versions import common
 from ..wire import Limits, pack, unpack
 from .events import EventFile, log_to
-from .rundir import save_manifest
+from .orders import Inbox, Obedient
+from .rundir import STORE, save_manifest
 from .store import SQLiteStore
 from .url import JoinURL, parse_url
+
+if TYPE_CHECKING:
+    from .metrics import Metrics
 
 PART_BYTES_MAX = QUEUE_BYTES  # what is received before the manifest says how large messages of the run may be
 ASK_S = 1.0
@@ -51,37 +56,56 @@ class Guest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member(Guest):
-    """Likewise, of a process that serves. folder: for its store, events and log."""
+    """Likewise, of a process that serves.
+
+    folder: for its store, events and log. metrics: port to show them at. claimed: what `claim` gave, if that was
+    called. log_json: how it logs. upload_bytes_per_s: limit on what it sends.
+    """
 
     folder: Path
+    metrics: int | None = None
+    claimed: int | None = None
+    log_json: bool = False
+    upload_bytes_per_s: float | None = None
+
+
+class Began(Event, frozen=True, kw_only=True):
+    """A process began. role: what it is. process: its number on its machine."""
+
+    role: str
+    process: int
 
 
 class Process:
-    """Runs `main` on an event loop; SIGTERM and SIGINT end it cleanly, a second one at once.
+    """Runs `main` on an event loop, until SIGTERM or SIGINT.
+
+    A first SIGINT lets the role hand over what it holds, for as long as that takes; SIGTERM or a second signal stops it
+    cleanly, a third at once.
 
     Args:
-        folder: made if missing; gets `log.txt`, `events.jsonl` and `store.sqlite`. One process at a time works in it.
+        folder: made if missing; gets log, `events.jsonl` and `store.sqlite`. One process at a time works in it.
+        claimed: what `claim` gave for it, if that was called. log_json: log as JSON lines.
+        leaving: called at the first signal, while the role takes its leave.
 
     Raises:
         Misused: E709, another one does.
     """
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self._lock = os.open(folder, os.O_RDONLY)  # the system lets go of it with this process, however it ends
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise Misused(
-                709, f"another process works in {folder}", todo="Stop that one first, or name another folder."
-            ) from None
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        claimed: int | None = None,
+        log_json: bool = False,
+        leaving: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._lock = claim(folder) if claimed is None else claimed  # the system lets go of it with this process
+        self.folder, self._leaving = folder, leaving
         self._task: asyncio.Task[None] | None = None
-        self._leave: Callable[[], None] | None = None
+        self._tell: Callable[[str], None] | None = None  # the role's `on_timer`
         self._reach: Callable[[JoinURL], None] | None = None
         self._signals = 0
-        log_to(folder)
+        log_to(folder, json=log_json)
 
     def run(self, main: Callable[[Process], Coroutine[Any, Any, None]]) -> None:
         """Run to the end.
@@ -111,12 +135,16 @@ class Process:
     def _signalled(self, number: signal.Signals) -> None:
         _log.info("stopped by %s", number.name)
         self._signals += 1
-        if self._signals > 1:
+        if self._signals > 2:
             os._exit(1)
-        if self._leave is not None:
-            self._leave()
-        elif self._task is not None:
-            self._task.cancel()
+        if self._tell is None:
+            if self._task is not None:
+                self._task.cancel()
+        elif self._signals == 1 and number == signal.SIGINT:
+            self._leaving()
+            self._tell("hand over")
+        else:
+            self._tell("leave")
 
     def moved(self, text: str) -> None:
         """Go on with a coordinator that listens elsewhere now: `text` is its join URL, of a file that somebody dropped.
@@ -131,7 +159,7 @@ class Process:
 
     async def drive(
         self,
-        role: Role,
+        role: Obedient,
         transport: ZeroMQTransport,
         manifest: Manifest,
         *,
@@ -141,16 +169,27 @@ class Process:
         compute: Callable[[Any], Any] = lambda job: None,
         begun: Callable[[], None] = lambda: None,
         said: Sequence[Event] = (),
+        metrics: int | None = None,
+        seen: Callable[[Event], None] = lambda event: None,
     ) -> None:
-        """Drive a role until it stops. `begun` is called once the transport listens; `said` comes before its events.
+        """Drive a role until it stops.
+
+        Args:
+            begun: called once the transport listens. said: comes before its events. seen: hears them too.
+            metrics: port at which this machine may read its figures (`metrics.Metrics`).
 
         Raises:
-            InterlockError: the error it stopped with.
+            InterlockError: E745, the port cannot be had; or the error it stopped with.
         """
         await transport.start()
         begun()
-        store, observe = SQLiteStore(self.folder / "store.sqlite"), EventFile(self.folder)
-        for event in said:
+        store, written = SQLiteStore(self.folder / STORE), self._events(role, manifest, transport, metrics)
+
+        def observe(event: Event) -> None:
+            written(event)
+            seen(event)
+
+        for event in (Began(role=type(role).__name__.lower(), process=os.getpid()), *said):
             observe(event)
         runner = Runner(
             role,
@@ -165,17 +204,56 @@ class Process:
             draw=os.urandom,
             observe=observe,
             clock=time.time,
+            versions=common(manifest.wire),
         )
-        self._leave = lambda: runner.perform(lambda: [*role.on_timer("leave"), Stop()])
+        # Whatever a process plays, orders reach it as files: no network and nobody else is needed to stop it.
+        orders = asyncio.create_task(Inbox(self.folder, role, runner.perform).watch())
+        self._tell = runner.interrupt
         if identity.public != manifest.coordinator:
             self._reach = lambda url: runner.perform(lambda: _connect(url, manifest))
         try:
             await runner.run()
         finally:
             self._reach = None
+            orders.cancel()
+            await asyncio.wait([orders])
             _log.info("refused, by number: %s", dict(runner.refused))
             store.close()
-            observe.close()
+            written.close()
+
+    def _events(
+        self, role: Role, manifest: Manifest, transport: ZeroMQTransport, metrics: int | None
+    ) -> EventFile | Metrics:
+        """What hears everything that the role announces."""
+        if metrics is None:
+            return EventFile(self.folder)
+        from .metrics import Metrics
+
+        return Metrics(
+            metrics,
+            role=type(role).__name__.lower(),
+            manifest=manifest,
+            folder=self.folder,
+            waiting_bytes=lambda: transport.waiting_bytes,
+        )
+
+
+def claim(folder: Path) -> int:
+    """Make a folder this process's own, for as long as it lives or keeps the descriptor that it gets open.
+
+    Raises:
+        Misused: E709, another process works in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise Misused(
+            709, f"another process works in {folder}", todo="Stop that one first, or name another folder."
+        ) from None
+    return lock
 
 
 def _connect(url: JoinURL, manifest: Manifest) -> Effects:
@@ -196,7 +274,8 @@ async def join(transport: ZeroMQTransport, guest: Guest, request: Join, *, keep:
     """Ask the coordinator to let this process in; its answer is the manifest, kept in the folder `keep`, if any.
 
     Raises:
-        Misused: E704, no answer: a coordinator does not talk to whom it does not let in, so that it cannot say why.
+        Misused: E704, no answer: a coordinator does not talk to whom it does not let in, so that it cannot say why;
+            E216, the run speaks no version of the wire that this program knows.
         Refused: E204, the manifest is another run's.
     """
     url, loop = guest.url, asyncio.get_running_loop()
@@ -216,6 +295,7 @@ async def join(transport: ZeroMQTransport, guest: Guest, request: Join, *, keep:
             manifest = read_manifest(welcome.manifest, run=url.run)
             if manifest.coordinator != url.key:
                 raise Refused(204, "the manifest names another coordinator than the URL")
+            common(manifest.wire)
             if keep is not None:
                 save_manifest(keep, manifest)
             return manifest
@@ -276,6 +356,15 @@ def read_invitation(path: Path, *, run: bytes, role: str) -> Invitation:
             actual=invitation.run.hex()[:16],
             todo="Ask a keyholder of this run for one.",
         )
-    if invitation.role != role:
-        raise Refused(209, f"the invitation {path}", expected=f"for a {role}", actual=f"for a {invitation.role}")
+    verify_role(invitation, role, f"the invitation {path}")
     return invitation
+
+
+def verify_role(invitation: Invitation, role: str, what: str) -> None:
+    """Check that an invitation is for what is to be done with it.
+
+    Raises:
+        Refused: E209.
+    """
+    if invitation.role != role:
+        raise Refused(209, what, expected=f"for a {role}", actual=f"for a {invitation.role}")

@@ -6,7 +6,8 @@ DIR/corpus            training text, then validation text; served by the coordin
 DIR/url               the join URL, while the coordinator listens
 DIR/keys/NAME.key     identities made on this machine, mode 600
 DIR/coordinator/, DIR/gate-NAME/, DIR/relay-N/, DIR/node-N/
-                      store.sqlite, events.jsonl and log.txt of one process each
+                      store.sqlite, events.jsonl and log.txt of one process each; and orders/, where it looks for
+                      orders of keyholders
 DIR/report.json, DIR/loss.png, DIR/plain.json, DIR/answers.json
                       what came out
 """
@@ -26,6 +27,7 @@ from ..corpus import Corpus, Index, index, verify_index
 from ..errors import Failed, Misused
 from ..manifest import Manifest, read_manifest, readable
 
+STORE = "store.sqlite"  # in a process's folder
 DISK = "Is the disk full? Is the folder there, and yours to write in?"
 
 
@@ -63,7 +65,7 @@ class RunDir:
     @property
     def journal(self) -> Path:
         """The coordinator's store."""
-        return self.folder("coordinator") / "store.sqlite"
+        return self.folder("coordinator") / STORE
 
     def folder(self, process: str) -> Path:
         """Folder of one process."""
@@ -175,6 +177,28 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)
+        raise _unwritten(path, error) from None
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file that its owner alone may read and that was not there; it is on the disk when this returns.
+
+    Raises:
+        Misused: E706, it is there. Failed: E707, it cannot be written; none is left then.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise Misused(706, f"{path} exists", todo="Name another file, or remove it yourself.") from None
+    except OSError as error:
+        raise _unwritten(path, error) from None
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        path.unlink()
         raise _unwritten(path, error) from None
 
 

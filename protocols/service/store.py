@@ -89,20 +89,43 @@ class SQLiteStore:
         self._engine.dispose()
 
 
+def read_value(path: Path, key: str) -> bytes | None:
+    """One value of a process's store, also while its owner writes; None if there is none.
+
+    Raises:
+        Failed: E722.
+    """
+    engine = create_engine(_read_only(path), poolclass=NullPool)
+    try:
+        with engine.connect() as connection:
+            found = connection.execute(select(_VALUES.c.value).where(_VALUES.c.key == key)).scalar()
+    except DatabaseError as error:
+        if "no such table" in str(error):
+            return None  # its owner has just begun
+        raise _broken(path, error) from None
+    return None if found is None else bytes(found)
+
+
+def _read_only(path: Path) -> URL:
+    return URL.create("sqlite", database=f"file:{quote(str(path))}", query={"mode": "ro", "uri": "true"})
+
+
 class JournalFile:
     """Reads the rows that a coordinator has stored, also while it runs; never writes.
+
+    Args:
+        first: number of the first row to read.
 
     Raises:
         Misused: E705, there is no such file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, first: int = 0) -> None:
         if not path.is_file():
             raise Misused(705, f"there is no journal at {path}", todo="Start the run first: interlock up DIR")
         self._path = path
-        read_only = URL.create("sqlite", database=f"file:{quote(str(path))}", query={"mode": "ro", "uri": "true"})
-        self._engine: Engine = create_engine(read_only, poolclass=NullPool)
-        self._last = ROW
+        self._engine: Engine = create_engine(_read_only(path), poolclass=NullPool)
+        self._last = f"{ROW}{first - 1:08d}" if first else ROW
 
     def news(self) -> list[Row]:
         """The rows since the last call, in order.

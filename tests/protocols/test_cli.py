@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -27,12 +27,15 @@ from interlock.protocols.service import machine
 from interlock.protocols.service.choices import Choices
 from interlock.protocols.service.local import Local
 from interlock.protocols.service.rundir import RunDir
-from interlock.protocols.service.url import JoinURL
+from interlock.protocols.service.url import JoinURL, parse_url
 from interlock.vault import Identity
 
 COMMANDS = [
-    "", "new", "up", "status", "plain", "demo", "keyholder", "keyholder init", "keyholder invite", "serve",
-    "serve coordinator", "serve gate", "serve relay", "serve node", "explain", "doctor",
+    "", "new", "up", "status", "plain", "demo", "keyholder", "keyholder init", "keyholder invite", "keyholder pause",
+    "keyholder halt", "keyholder resume", "keyholder release", "keyholder sign", "keyholder inbox", "keyholder status",
+    "serve",
+    "serve coordinator", "serve gate", "serve relay", "serve node", "explain", "doctor", "join", "identity",
+    "identity show", "identity backup", "identity restore",
 ]  # fmt: skip
 Call = Callable[..., tuple[int, str, str]]
 
@@ -285,7 +288,7 @@ def test_a_directory_without_a_run_is_a_numbered_error(call: Call, run: RunDir, 
 
 def test_bad_input_to_a_process_is_a_numbered_error(call: Call, run: RunDir, tmp_path: Path) -> None:
     url = JoinURL(host="127.0.0.1", port=9, run=bytes(32), key=bytes(32), curve=bytes(32))
-    node = ["serve", "node", tmp_path / "node", "--operator", "zoe"]
+    node = ["serve", "node", tmp_path / "node", "--operator", "zoe", "--local"]
     key = ["--key", run.key("node-0")]
     assert "interlock keyholder init" in refused(call(*node, "--key", tmp_path / "none", "--url", url), 101)
     refused(call(*node, *key), 613)
@@ -293,6 +296,8 @@ def test_bad_input_to_a_process_is_a_numbered_error(call: Call, run: RunDir, tmp
     refused(call(*node, *key, "--url-file", tmp_path / "none"), 613)
     refused(call(*node, *key, "--url", url, "--threads", 0), 720)
     refused(call(*node, *key, "--url", url, "--memory", -1), 720)
+    for limit in ("0", "-1", "nan", "inf"):
+        refused(call(*node, *key, "--url", url, "--upload-limit", limit), 718)
     refused(call(*node, *key, "--url", url, "--invitation", tmp_path / "none"), 615)
     (tmp_path / "bad").write_text("00ff")
     refused(call(*node, *key, "--url", url, "--invitation", tmp_path / "bad"), 615)
@@ -315,6 +320,7 @@ def test_a_library_that_is_not_installed_is_a_numbered_error(
     monkeypatch.setitem(sys.modules, backend, None)  # Python then finds no such module
     url = JoinURL(host="127.0.0.1", port=9, run=run.manifest().run, key=bytes(32), curve=bytes(32))
     node = ["serve", "node", tmp_path / "node", "--operator", "zoe", "--key", run.key("node-0"), "--url", url]
+    node += ["--local"]
     assert f"pip install {backend}" in refused(call(*node, "--backend", backend), 741)
 
 
@@ -322,6 +328,14 @@ def test_bad_input_to_a_keyholder_is_a_numbered_error(call: Call, run: RunDir, t
     mine = ["keyholder", "invite", "--label", "x", "-o", tmp_path / "i", "--key", run.key("keyholder-ada")]
     refused(call(*mine, run.path, "--role", "gate"), 615)
     refused(call(*mine, "--role", "node"), 615)
+    here = JoinURL(host="example.org", port=9, run=run.manifest().run, key=bytes(32), curve=bytes(32))
+    elsewhere = JoinURL(host="example.org", port=9, run=bytes(32), key=bytes(32), curve=bytes(32))
+    refused(call(*mine, run.path, "--role", "node", "--url", elsewhere), 615)
+    refused(call(*mine, "--role", "node", "--url", elsewhere, "--run", run.manifest().run.hex()), 615)
+    refused(call(*mine, "--role", "node", "--url", str(here)[:-1]), 613)
+    refused(call(*mine, "--role", "node", "--url", here, "--url-file", tmp_path / "url"), 613)
+    without = ["keyholder", "invite", "--label", "x", "--key", run.key("keyholder-ada"), "--role", "node"]
+    assert "expected a file to write" in refused(call(*without, run.path), 615)
     refused(call(*mine, "--role", "node", "--run", "xyz"), 615)
     refused(call(*mine[:-1], run.key("node-0"), run.path, "--role", "node"), 615)
 
@@ -330,6 +344,57 @@ def test_a_coordinator_with_another_key_does_not_start(call: Call, run: RunDir) 
     run.key("coordinator").unlink()
     Identity.generate().save(run.key("coordinator"))
     refused(call("serve", "coordinator", run.path), 616)
+
+
+def test_an_invitation_with_a_url_is_all_that_a_newcomer_needs(call: Call, run: RunDir, tmp_path: Path) -> None:
+    plain = JoinURL(host="example.org", port=9, run=run.manifest().run, key=bytes(32), curve=bytes(32))
+    (tmp_path / "url").write_text(f"{plain}\n")
+    invite = ["keyholder", "invite", "--key", run.key("keyholder-ada"), "--role", "node", "--label", "Zoë"]
+    status, out, error = call(*invite, "--url", plain)
+    assert (status, error) == (0, "")
+    url = parse_url(out.strip())
+    assert url.invitation is not None
+    assert (url.invitation.label, url.invitation.role, url.invitation.run) == ("Zoë", "node", plain.run)
+    assert replace(url, invitation=None) == plain
+    said = json.loads(call(*invite, run.path, "--url-file", tmp_path / "url", "--json")[1])
+    assert parse_url(said["url"]).invitation != url.invitation  # each is for one
+    assert call(*invite, run.path, "--url-file", tmp_path / "url", "-o", tmp_path / "whole")[0] == 0
+    assert (tmp_path / "whole").stat().st_mode & 0o777 == 0o600
+    assert parse_url((tmp_path / "whole").read_text().strip()).invitation is not None
+    wrong = ["serve", "relay", tmp_path / "relay", "--operator", "zoe", "--key", run.key("relay-0")]
+    refused(call(*wrong, "--url-file", tmp_path / "whole"), 209)
+
+
+def test_a_key_is_backed_up_and_restored(call: Call, run: RunDir, tmp_path: Path) -> None:
+    key, copy, again = run.key("node-0"), tmp_path / "copy", tmp_path / "again.key"
+    public = Identity.load(key).public.hex()
+    assert call("identity", "show", key) == (0, f"{public}\n", "")
+    (tmp_path / "words").write_text("correct horse battery staple\nnot this line")
+    (tmp_path / "words").chmod(0o600)
+    words = ["--passphrase-file", tmp_path / "words"]
+    assert call("identity", "backup", key, copy, *words) == (0, f"{public}\n", "")
+    assert copy.stat().st_mode & 0o777 == 0o600
+    seed = key.read_text().splitlines()[2]
+    assert seed not in copy.read_text()
+    refused(call("identity", "backup", key, copy, *words), 706)
+    assert json.loads(call("identity", "restore", copy, "--test", *words, "--json")[1])["public"] == public
+    assert not again.exists()
+    assert call("identity", "restore", copy, again, *words) == (0, f"{public}\n", "")
+    assert again.read_bytes() == key.read_bytes()
+    assert again.stat().st_mode & 0o777 == 0o600
+    refused(call("identity", "restore", copy, again, *words), 101)
+    refused(call("identity", "restore", copy, *words), 736)
+    refused(call("identity", "restore", copy, again, "--test", *words), 736)
+    refused(call("identity", "restore", tmp_path / "none", again, *words), 736)
+    (tmp_path / "words").write_text("correct horse battery stapler")
+    assert "horse" not in refused(call("identity", "restore", copy, tmp_path / "b", *words), 106)
+    (tmp_path / "words").chmod(0o644)
+    assert "others on this machine may read" in call("identity", "restore", copy, tmp_path / "b", *words)[2]
+    (tmp_path / "words").write_text("short")
+    refused(call("identity", "backup", key, tmp_path / "b", *words), 735)
+    refused(call("identity", "backup", key, tmp_path / "b", "--passphrase-file", tmp_path / "none"), 735)
+    refused(call("identity", "show", copy), 101)
+    assert not (tmp_path / "b").exists()
 
 
 # --- what needs a process of its own ---
@@ -344,6 +409,33 @@ def interlock(*arguments: object) -> subprocess.Popen[str]:
 def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, error = process.communicate(timeout=60)
     return process.returncode, out, error
+
+
+def test_a_url_of_this_machine_is_taken_only_by_those_who_are_on_it(call: Call, run: RunDir, tmp_path: Path) -> None:
+    made = run.manifest()
+    url = JoinURL(host="127.0.0.1", port=9, run=made.run, key=made.coordinator, curve=bytes(32))
+    for file in (tmp_path / "copied", run.url):
+        file.write_text(f"{url}\n")
+    gate = ["serve", "gate", tmp_path / "gate", "--operator", "ada", "--key", run.key("keyholder-ada"), "--wait", 0.1]
+    join = ["join", "--folder", tmp_path / "node", "--wait", 0.1, "--json"]
+    for refusing in ([*gate, "--url", url], [*gate, "--url-file", tmp_path / "copied"], [*join, url]):
+        assert "127.0.0.1" in refused(call(*refusing), 715)
+    refused(call("generate", url, "--prompt", "x", "--key", run.key("asker")), 715)
+    for taking in ([*gate, "--url", url, "--local"], [*gate, "--url-file", run.url]):
+        refused(outcome(interlock(*taking)), 704)  # it asked
+    other = replace(url, run=bytes(32))
+    run.url.write_text(f"{other}\n")
+    refused(call(*gate, "--url-file", run.url), 715)  # it lies there, but is of another run
+
+
+def test_a_relay_that_others_cannot_reach_does_not_ask(run: RunDir, tmp_path: Path) -> None:
+    url = JoinURL(host="192.0.2.1", port=9, run=run.manifest().run, key=bytes(32), curve=bytes(32))
+    relay = ["serve", "relay", tmp_path / "relay", "--operator", "rhea", "--key", run.key("relay-0"), "--url", url]
+    relay += ["--wait", 0.1]
+    for bind in ([], ["--bind", "0.0.0.0:0", "--advertise", "localhost:7701"]):
+        assert "--advertise HOST" in refused(outcome(interlock(*relay, *bind)), 717)
+    refused(outcome(interlock(*relay, "--bind", "0.0.0.0:0")), 714)
+    refused(outcome(interlock(*relay, "--bind", "0.0.0.0:0", "--advertise", "192.0.2.7")), 704)  # it asked
 
 
 def test_a_port_in_use_is_a_numbered_error(run: RunDir) -> None:
@@ -421,7 +513,7 @@ def test_ctrl_c_at_any_time_leaves_a_whole_run_or_none(texts: Path, tmp_path: Pa
 @pytest.fixture
 def coordinator(run: RunDir) -> Iterator[Any]:
     """A coordinator that listens."""
-    process = interlock("serve", "coordinator", run.path)
+    process = interlock("serve", "coordinator", run.path, "--local")
     assert process.stdout is not None
     assert process.stdout.readline() == run.url.read_text()
     yield process
@@ -433,7 +525,7 @@ def coordinator(run: RunDir) -> Iterator[Any]:
 def test_too_little_memory_for_the_libraries_is_a_numbered_error(run: RunDir, tmp_path: Path) -> None:
     url = JoinURL(host="127.0.0.1", port=9, run=bytes(32), key=bytes(32), curve=bytes(32))
     node = ["serve", "node", tmp_path / "node", "--operator", "zoe", "--key", run.key("node-0"), "--url", url]
-    refused(outcome(interlock(*node, "--memory", 0.3)), 725)
+    refused(outcome(interlock(*node, "--local", "--memory", 0.3)), 725)
 
 
 def test_two_coordinators_of_one_run_do_not_run_at_once(run: RunDir, coordinator: subprocess.Popen[str]) -> None:
@@ -450,7 +542,7 @@ def test_a_url_with_a_wrong_run_key_or_curve_gets_no_answer_and_a_signal_ends_cl
     for field in ("run", "key", "curve"):
         at = url.index(field + "=") + len(field) + 1
         wrong = url[:at] + ("1" if url[at] == "0" else "0") + url[at + 1 :]
-        key = ["--key", run.key("keyholder-ada"), "--operator", "ada", "--url", wrong.strip()]
+        key = ["--key", run.key("keyholder-ada"), "--operator", "ada", "--url", wrong.strip(), "--local"]
         asking.append(interlock("serve", "gate", tmp_path / field, *key, "--wait", 1.5))
     for process in asking:
         refused(outcome(process), 704)

@@ -10,9 +10,11 @@ from tests.runs import identity, manifest, play, text
 from interlock.protocols import corpus
 from interlock.protocols.canonical import decode
 from interlock.protocols.coordinator import Coordinator
-from interlock.protocols.effects import After, Send
+from interlock.protocols.effects import Admit, After, Send
+from interlock.protocols.errors import Refused
 from interlock.protocols.gate import Propose
 from interlock.protocols.journal import Changed, Committed, Measured, Opened, Row
+from interlock.protocols.members import Join, make_invitation, make_record
 from interlock.protocols.recovery import knows
 from interlock.protocols.release import Ready
 
@@ -54,3 +56,27 @@ def test_a_coordinator_that_restarts_in_an_open_tick_gives_it_its_time_and_plans
     first, effects, last = restarted(rows, Opened)
     assert f"patience {last.body.tick}" in [e.name for e in first if isinstance(e, After)]
     assert not [e for e in effects if isinstance(e, Send) and isinstance(e.message, Propose)]
+
+
+# --- where relays are ---
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:7701", "tcp://localhost:7701", "tcp://0.0.0.0:7701"])
+@pytest.mark.parametrize("local", [True, False])
+def test_a_relay_that_leads_everybody_to_themselves_is_let_in_where_all_are_on_one_machine(
+    address: str, local: bool
+) -> None:
+    made, whole, relay = manifest(), text(), identity("relay0")
+    index = corpus.index(whole)
+    role = Coordinator(identity("coordinator"), made, index=index, chunk=lambda n: corpus.chunk(whole, n), local=local)
+    role.restore({})
+    invited = make_invitation(identity("ada"), run=made.run, role="relay", label="r", nonce=bytes(16))
+    asks = Join(record=make_record(relay, "relay", "r", address), invitation=invited)
+    if local:
+        assert Admit(relay.public, relay.curve_public) in role.on_message(relay.public, asks, ())
+        return
+    with pytest.raises(Refused, match=f"E214 relay r says that it listens at {address}") as caught:
+        role.on_message(relay.public, asks, ())
+    assert "--advertise" in caught.value.todo
+    there = Join(record=make_record(relay, "relay", "r", "tcp://10.0.0.127:7701"), invitation=invited)
+    assert Admit(relay.public, relay.curve_public) in role.on_message(relay.public, there, ())  # it may try again
