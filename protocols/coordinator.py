@@ -916,7 +916,8 @@ class Coordinator:
         join = self._ledger.joins.get(source) or self._guests.get(source)
         if self._found is not None:
             return []
-        self._pulse.heard(source)
+        if join is not None and join.record.role in ("node", "relay"):
+            self._pulse.heard(source)
         if isinstance(message, Join):
             return self._let_in(source, message, join)
         if isinstance(message, Ordering):
