@@ -35,7 +35,7 @@ class Processes:
         self.all: dict[str, subprocess.Popen[bytes]] = {}
 
     def serve(self, name: str, *arguments: object) -> None:
-        command = [sys.executable, "-m", "interlock.protocols.cli", "serve", *map(str, arguments)]
+        command = [sys.executable, "-m", "interlock.protocols.cli", "serve", *map(str, arguments), "--local"]
         self.all[name] = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
