@@ -732,10 +732,14 @@ class Coordinator:
     def _ask_around(self, *, rows_lost: bool) -> Recovery:
         """Nothing is written or said until gates have told what they know."""
         self._recovery = asked = Recovery(self._manifest, self._kept.rows(), lost=rows_lost, without=self._without)
-        self._gates.clear()
         self._in_step.clear()
         self._forget()
         return asked
+
+    def _ask_gates(self, asked: Recovery) -> Effects:
+        """Ask all gates that are there; others are asked when they come."""
+        gates, self._gates = sorted(self._gates), {}
+        return [asked.ask(gate) for gate in gates]
 
     def _look(self) -> Effects:
         if self._recovery is None:
@@ -743,9 +747,10 @@ class Coordinator:
             self._gates = {g: known for g, known in self._gates.items() if self._quiet.get(g, 0) < GATE_LOOKS}
             self._unopened += 1
             self._hold = max(0, self._hold - 1)
-            if not self._awaited():
+            if not (awaited := self._awaited()):
                 self._pulse.look()
-            return [*self._attend(), *self._bury(), *self._advance()]
+            asks = self._ask_members() if awaited or self._hold else Effects()
+            return [*asks, *self._attend(), *self._bury(), *self._advance()]
         if self._found is not None:
             return []
         missing = self._recovery.missing()
@@ -757,7 +762,8 @@ class Coordinator:
         join = self._ledger.joins.get(source) or self._guests.get(source)
         if self._found is not None:
             return []
-        self._pulse.heard(source)
+        if join is not None and join.record.role in ("node", "relay"):
+            self._pulse.heard(source)
         if isinstance(message, Join):
             return self._let_in(source, message, join)
         if isinstance(message, Ordering):
@@ -851,7 +857,7 @@ class Coordinator:
         for source, ready in said.items():
             if source in ledger.joins:
                 effects += self.on_message(source, ready, ())
-        return effects
+        return [*effects, *self._ask_members()]
 
     def _admit_all(self) -> Effects:
         return [Admit(j.record.identity, j.record.curve) for j in self._ledger.joins.values()]
@@ -873,7 +879,7 @@ class Coordinator:
             verify_row(message.rows[0], run=self._manifest.run, coordinator=self._identity.public)
             if self._fresh:
                 return [Stop(_forgotten(f"{message.total} rows", f"{number} rows"))]
-            return [self._ask_around(rows_lost=True).ask(source)]
+            return self._ask_gates(self._ask_around(rows_lost=True))
         return [] if message.opening is None else self._learn(message.opening)
 
     def _learn(self, opening: Opening) -> Effects:
@@ -889,8 +895,9 @@ class Coordinator:
             return [*self._opened(opening), *self._void_lost()]
         if self._fresh:
             return [Stop(_forgotten(f"tick {opening.plan.tick}", f"tick {self._newest()}"))]
-        self._ask_around(rows_lost=True).tell(opening)
-        return []
+        asked = self._ask_around(rows_lost=True)
+        asked.tell(opening)
+        return self._ask_gates(asked)
 
     def _void_lost(self) -> Effects:
         """End a tick that others say was opened: whatever we wrote in it is lost, and nothing came of it."""
@@ -908,6 +915,11 @@ class Coordinator:
         """Whether members have not found us yet, and are not called dead for it."""
         self._grace = 0 if self._all_in_step() else max(0, self._grace - 1)
         return self._grace > 0
+
+    def _ask_members(self) -> Effects:
+        """Ask nodes and relays that we have not heard what they know; who is not connected yet comes by itself."""
+        members = {*self._ledger.of("node"), *self._ledger.of("relay")}
+        return [Send(who, Recall(first=0)) for who in sorted(members - self._in_step)]
 
     def _all_in_step(self) -> bool:
         return {*self._ledger.of("node"), *self._ledger.of("relay")} <= self._in_step
