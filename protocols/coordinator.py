@@ -235,7 +235,7 @@ class Coordinator:
             return [] if source in self._ledger.joins else self._join(source, message.join)
         join = self._ledger.joins.get(source)
         if isinstance(message, Ordering):
-            return self.on_order(message.text, source) if join is not None else self._note(source, message.text)
+            return self._note(source, message.text) if join is None else self._hear(source, message)
         if join is None:
             raise Refused(208, f"{source.hex()[:12]} has not joined")
         role = join.record.role
@@ -291,13 +291,16 @@ class Coordinator:
         """The time of the next input."""
         self.orders.at(seconds)
 
-    def on_order(self, text: str, source: bytes = b"") -> Effects:
-        """An order, handed in by a person or sent: obey it and tell everybody.
+    def on_order(self, text: str) -> Effects:
+        """A person hands in an order: obey it and tell everybody.
 
         Raises:
             Refused: `Orders.take`.
         """
-        return self._heard(self.orders.take(text, source=source, to=self._ledger.joins))
+        return self._heard(self.orders.take(text, to=self._ledger.joins))
+
+    def _hear(self, source: bytes, message: Ordering) -> Effects:
+        return self._heard(self.orders.hear(source, message, self._ledger.joins))
 
     def _note(self, source: bytes, text: str) -> Effects:
         """An order that somebody unknown brings: it is as good as from anyone, and they want to know."""
@@ -767,7 +770,7 @@ class Coordinator:
         if isinstance(message, Join):
             return self._let_in(source, message, join)
         if isinstance(message, Ordering):
-            return self.on_order(message.text, source) if join is not None else self._note(source, message.text)
+            return self._note(source, message.text) if join is None else self._hear(source, message)
         if isinstance(message, Still):
             return []  # it says so again
         if join is None:

@@ -87,13 +87,16 @@ class Relay:
         """The time of the next input."""
         self.orders.at(seconds)
 
-    def on_order(self, text: str, source: bytes = b"") -> Effects:
-        """An order, handed in by a person or sent: obey it and pass it on.
+    def on_order(self, text: str) -> Effects:
+        """A person hands in an order: obey it and pass it on.
 
         Raises:
             Refused: `Orders.take`.
         """
-        return self._obey(self.orders.take(text, source=source, to=(self._manifest.coordinator, *self._known)))
+        return self._obey(self.orders.take(text, to=self._everyone()))
+
+    def _everyone(self) -> tuple[bytes, ...]:
+        return self._manifest.coordinator, *self._known
 
     def _obey(self, heard: Heard) -> Effects:
         """Standing still, a relay carries nothing; who sends it something is told why."""
@@ -128,7 +131,7 @@ class Relay:
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """Openings and the roster from the coordinator; frames and sealed traffic from members; orders from all."""
         if isinstance(message, Ordering):
-            return self.on_order(message.text, source)
+            return self._obey(self.orders.hear(source, message, self._everyone()))
         if self.orders.in_force is not None and isinstance(message, Opening | Frame | Sealed | Taken):
             return self.orders.tell(source)
         if source == self._manifest.coordinator:

@@ -51,7 +51,7 @@ class Obedient(Role, Protocol):
     def orders(self) -> Orders:
         """What it knows of them."""
 
-    def on_order(self, text: str, source: bytes = b"") -> Effects:
+    def on_order(self, text: str) -> Effects:
         """Somebody hands it an order."""
 
 
