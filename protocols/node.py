@@ -216,7 +216,7 @@ class Node:
             if isinstance(message, Opening):
                 return self._open(message)
             if isinstance(message, Recall):
-                return [Send(source, knows(self._opening))]
+                return [Send(source, knows(self._opening)), *self._say_ready()]
             if isinstance(message, Began):
                 return self._began(message.opening)
             if isinstance(message, Left):

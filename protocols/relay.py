@@ -119,12 +119,14 @@ class Relay:
         quiet, again = self._watch.look()
         if not self._welcomed:
             return [Send(self._manifest.coordinator, self._join), again]
-        known = 0 if self._opening is None else self._opening.plan.tick
         if not quiet:
             return [again]
         coordinator = self._manifest.coordinator
-        ready, still = Ready(known=known, joins=self._joins), Still(join=self._join)
-        return [Send(coordinator, ready), Send(coordinator, still), *self.orders.remind(coordinator), again]
+        return [self._ready(), Send(coordinator, Still(join=self._join)), *self.orders.remind(coordinator), again]
+
+    def _ready(self) -> Send:
+        known = 0 if self._opening is None else self._opening.plan.tick
+        return Send(self._manifest.coordinator, Ready(known=known, joins=self._joins))
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """Openings and the roster from the coordinator; frames and sealed traffic from members; orders from all."""
@@ -141,7 +143,7 @@ class Relay:
             if isinstance(message, Opening):
                 return self._open(message)
             if isinstance(message, Recall):
-                return [Send(source, knows(self._opening))]
+                return [Send(source, knows(self._opening)), self._ready()]
             if isinstance(message, Over):
                 if self._opening is not None and message.tick == self._opening.plan.tick:
                     self._forget()
