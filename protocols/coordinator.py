@@ -21,7 +21,7 @@ from .canonical import encode
 from .change import Offers
 from .collecting import Collecting
 from .corpus import Index
-from .effects import Admit, After, Announce, Blob, Effects, Event, Send, Stop
+from .effects import Admit, After, Announce, Blob, Connect, Effects, Event, Send, Stop
 from .errors import Failed, Refused
 from .fetching import ChunkIs, GetChunk, GetIndex, IndexIs
 from .gate import Propose, verify_proposal
@@ -46,6 +46,7 @@ from .ledger import Ledger
 from .manifest import Manifest
 from .members import Join, Leaving, Left, Record, Roster, Still, Welcome, owner, verify_fresh, verify_join
 from .membership import Due, due, orphaned
+from .moved import Moved, make_moved
 from .obeying import TIMER, Heard, Noted, Ordering, Orders
 from .orders import Signed, read_order
 from .pulse import BEAT_S, Beat, Pulse
@@ -154,6 +155,8 @@ class Coordinator:
         self._ordered: set[bytes] = set()  # hashes of the orders in the journal
         self._kept = Kept()
         self._recover, self._without = recover, without
+        self._moved: Moved | None = None  # where we listen now, if others may not know
+        self._called: set[bytes] = set()  # relays to which we opened a connection to say so
         self._recovery: Recovery | None = None  # while others are asked what we forgot
         self._found: Found | None = None  # what they said, while it is being written
         self._stores: Effects = []
@@ -290,6 +293,24 @@ class Coordinator:
     def at(self, seconds: float) -> None:
         """The time of the next input."""
         self.orders.at(seconds)
+
+    def listens(self, address: str, now: float) -> None:
+        """Told before `restore`: a coordinator that recovers tells relays where it is ("tcp://host:port")."""
+        if self._recover:
+            self._moved = make_moved(self._identity, run=self._manifest.run, address=address, when=int(now))
+
+    def _tell_relays(self) -> Effects:
+        """Tell relays that have not come back where we are, over connections of our own: they tell the nodes."""
+        if self._moved is None or not self._grace:
+            return []
+        effects: Effects = []
+        for who in self._ledger.of("relay"):
+            record = self._ledger.joins[who].record
+            if who not in self._called:
+                self._called.add(who)
+                effects.append(Connect(who, record.curve, record.address))
+            effects.append(Send(who, self._moved))
+        return effects
 
     def on_order(self, text: str) -> Effects:
         """A person hands in an order: obey it and tell everybody.
@@ -753,7 +774,7 @@ class Coordinator:
             if not (awaited := self._awaited()):
                 self._pulse.look()
             asks = self._ask_members() if awaited or self._hold else Effects()
-            return [*asks, *self._attend(), *self._bury(), *self._advance()]
+            return [*self._tell_relays(), *asks, *self._attend(), *self._bury(), *self._advance()]
         if self._found is not None:
             return []
         missing = self._recovery.missing()

@@ -9,6 +9,7 @@ from .fetching import ChunkIs, GetChunk, GetIndex, IndexIs
 from .gate import Propose
 from .manifest import Manifest
 from .members import Join, Leaving, Left, Roster, Still, Welcome
+from .moved import Moved
 from .obeying import Noted, Ordering
 from .pulse import Beat
 from .recovery import Past, Recall, Recalled
@@ -40,9 +41,10 @@ BY_COORDINATOR = (
 )
 BY_STRANGERS = Join | Still | Ordering  # all that the coordinator reads of somebody unknown
 BY_GATE = Welcome | Propose | Recall | Past | Ordering
-BY_RELAY = Welcome | Roster | Opening | Over | Recall | Here | Frame | Sealed | Taken | Ordering
+BY_RELAY = Welcome | Moved | Roster | Opening | Over | Recall | Here | Frame | Sealed | Taken | Ordering
 BY_NODE = (
     Welcome
+    | Moved
     | Left
     | Roster
     | Began

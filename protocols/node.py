@@ -25,6 +25,7 @@ from .errors import InterlockError, Overflowed, Refused
 from .fetching import ChunkIs, Fetching, IndexIs, Read
 from .manifest import Manifest
 from .members import Invitation, Join, Leaving, Left, Roster, Welcome, make_record
+from .moved import Moved, Whereabouts
 from .obeying import TIMER, Heard, Ordering, Orders
 from .passing import Passing
 from .pulse import BEAT_S, Beat
@@ -116,6 +117,7 @@ class Node:
         self._heard: set[bytes] = set()  # digests of what came through relays in this tick
         self._said: dict[object, Send] = {}  # in this tick, as far as nobody said that it came
         self.orders = Orders(manifest)
+        self._whereabouts = Whereabouts(manifest)
         self._stood_still = 0  # newest tick of which an order made us drop our part
 
     @property
@@ -233,6 +235,8 @@ class Node:
                 return self._over(message)
             if isinstance(message, Close | Offers):
                 return self._in_tick(source, message, blobs)
+        elif source in self._belonging.relays and isinstance(message, Moved):
+            return self._whereabouts.learn(message)
         elif source in self._belonging.relays and isinstance(message, Here):
             return self._say_ready() if self._belonging.reach(source) else []
         elif source in self._belonging.relays and isinstance(message, Frame | Sealed | Taken):

@@ -18,6 +18,7 @@ from .effects import Admit, After, Announce, Blob, Effects, Event, Send, Stop
 from .errors import Refused
 from .manifest import Manifest
 from .members import Invitation, Join, Roster, Still, Welcome, make_record, verify_join
+from .moved import Moved, Whereabouts
 from .obeying import TIMER, Heard, Ordering, Orders
 from .pulse import BEAT_S, Beat
 from .recovery import Recall, knows
@@ -51,6 +52,7 @@ class Relay:
     """Pure role of a relay.
 
     Args:
+        coordinator_curve: key of the coordinator's sockets, by which it reaches us if it listens elsewhere one day.
         kept_bytes_max: bound on the frames kept of one tick; beyond it the oldest are dropped.
     """
 
@@ -62,11 +64,13 @@ class Relay:
         operator: str,
         address: str,
         invitation: Invitation | None,
+        coordinator_curve: bytes = b"",
         kept_bytes_max: int = 1 << 30,
     ) -> None:
         self._manifest = manifest
         self._join = Join(record=make_record(identity, "relay", operator, address), invitation=invitation)
-        self._kept_bytes_max = kept_bytes_max
+        self._coordinator_curve, self._kept_bytes_max = coordinator_curve, kept_bytes_max
+        self._whereabouts = Whereabouts(manifest)
         self._welcomed = False
         self._watch = Watch()
         self._joins = 0  # that we know of
@@ -81,7 +85,10 @@ class Relay:
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
         """Begin: a relay stores orders and nothing else; what it forgets is sent again."""
-        return [*self.orders.restore(stored), *self.on_timer("look"), After(BEAT_S, "beat")]
+        door: Effects = []
+        if self._coordinator_curve:
+            door.append(Admit(self._manifest.coordinator, self._coordinator_curve))
+        return [*door, *self.orders.restore(stored), *self.on_timer("look"), After(BEAT_S, "beat")]
 
     def at(self, seconds: float) -> None:
         """The time of the next input."""
@@ -135,6 +142,9 @@ class Relay:
         if self.orders.in_force is not None and isinstance(message, Opening | Frame | Sealed | Taken):
             return self.orders.tell(source)
         if source == self._manifest.coordinator:
+            if isinstance(message, Moved):
+                found = self._whereabouts.learn(message)
+                return [*found, *(Send(who, message) for who in self._known)]
             if isinstance(message, Welcome):
                 self._welcomed = True
                 return []

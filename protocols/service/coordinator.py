@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from interlock.vault import Identity
@@ -72,6 +73,7 @@ def serve(
     def begun() -> None:
         host, port = reachable(transport.address, advertise)
         url = JoinURL(host=host, port=port, run=manifest.run, key=identity.public, curve=identity.curve_public)
+        role.listens(url.address, time.time())
         write_whole(run.url, f"{url}\n".encode())
         told(str(url))
 

@@ -44,7 +44,14 @@ def serve(guest: Member, *, bind: str, advertise: str, invitation: Invitation | 
             address = f"tcp://{host}:{port}"
             request = Join(record=make_record(identity, "relay", operator, address), invitation=invitation)
             manifest = await join(transport, guest, request, keep=guest.folder)
-            role = Relay(identity, manifest, operator=operator, address=address, invitation=invitation)
+            role = Relay(
+                identity,
+                manifest,
+                operator=operator,
+                address=address,
+                invitation=invitation,
+                coordinator_curve=guest.url.curve,
+            )
             await process.drive(
                 role, transport, manifest, identity=identity, kinds=messages.BY_RELAY, metrics=guest.metrics
             )
