@@ -14,6 +14,7 @@ import msgspec
 from interlock.vault import Identity
 
 from .addresses import verify_address
+from .attendance import Attendance
 from .canonical import decode, encode
 from .change import BoxOffer, Offering, Offers, Prepared, Preparing, verify_offer, verify_prepared, verify_prepared_one
 from .corpus import Index
@@ -132,6 +133,7 @@ class Coordinator:
         self._patience_s = patience_s
         self._local = local
         self._ledger = Ledger(manifest)
+        self._attendance = Attendance(manifest.committee)
         self._gates: dict[bytes, int] = {}  # ready ones: how many rows each has followed
         self._nodes: dict[bytes, None] = {}  # that have reached the relays, in that order
         self._pulse = Pulse()  # of nodes and relays
@@ -172,7 +174,7 @@ class Coordinator:
             return [Stop()]
         if name == "look":
             self._pulse.look()
-            return [*self._bury(), *self._advance(), After(BEAT_S, "look")]
+            return [*self._attend(), *self._bury(), *self._advance(), After(BEAT_S, "look")]
         if name == "orphaned" and self._orphaned:
             stages = ", ".join(map(str, orphaned(self._ledger, self._gone())))
             return [
@@ -421,6 +423,12 @@ class Coordinator:
             return [Send(source, Left())]
         self._leaving.add(source)
         return self._advance()
+
+    def _attend(self) -> Effects:
+        """Say who is here, if that has changed."""
+        expected = (*self._ledger.of("node"), *self._ledger.of("relay"))
+        silent = [self._name(who) for who in expected if not self._pulse.alive(who)]
+        return self._attendance.look(self._gates, silent)
 
     def _bury(self) -> Effects:
         """A tick in which somebody died cannot end."""

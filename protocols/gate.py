@@ -459,7 +459,8 @@ class _History:
         ):
             raise Refused(318, "who stays in a change of members were not all members of the same stage")
         staying = [who for stage in plan.members for who in stage]
-        if any(len(stage) > limit for stage in plan.members) or not set(plan.leaving) <= set(staying):
+        were = {who for stage in members for who in stage}
+        if any(len(stage) > limit for stage in plan.members) or not set(plan.leaving) <= were:
             raise Refused(318, "a change of members has more replicas than the run, or somebody leaves twice")
         self._check_candidates(plan)
         bound = tuple(self._held.get(self._owners[who], -1) + 1 for who in plan.candidates)

@@ -53,5 +53,5 @@ def due(
     taken = any(vacant if stage == 0 else stage - 1 in vacant for stage in bound)
     if stay == ledger.members and not taken:
         return None
-    going = tuple(sorted(who for who in staying if who in leaving))
+    going = tuple(sorted(who for stage in kept for who in stage if who in leaving))
     return Due(members=stay, leaving=going, candidates=tuple(candidates), bound=bound)

@@ -54,7 +54,8 @@ class Plan(Plain, frozen=True, array_like=True, kw_only=True):
     opening itself draws. exponents: gradient frames, one a boundary. lifts: bits added to the exponents of gradient
     sums, one a stage. work: for every micro-batch its replica (index into members) at every stage; empty for a change.
     session: what a tick of kind `session` answers. bound: for a change of members, beside each candidate the stage that
-    its operator held before, counted from 1, or 0. leaving: members who stay only until somebody has taken over.
+    its operator held before, counted from 1, or 0. leaving: members who go because they want to: at once, or if nobody
+    else holds what they hold, once somebody has taken over.
     """
 
     run: Hash

@@ -19,8 +19,48 @@ from ..service.report import speed
 from .app import note, say, say_json, visible
 
 EVERY = 10  # rounds between lines where there is no terminal
+ABOUT = len("validation")  # letters in front of a line
 _RECENT = 10  # rounds that the speed is measured over
 _QUIET_S = 15  # an evaluation in the demo takes less
+
+
+class Lines:
+    """Shows lines with what each is about: once, or live in place where there is a terminal."""
+
+    def __init__(self, *, live: bool) -> None:
+        self._console = Console(markup=False, emoji=False, highlight=False)  # names in it are what others say
+        on_terminal = live and self._console.is_terminal
+        self._live = Live(console=self._console, auto_refresh=False) if on_terminal else None
+        self._shown = False
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, lines: list[tuple[str, str]]) -> None:
+        """Show these lines, in place of those before if there is a terminal. What repeats itself is said once."""
+        abouts = ["", *(about for about, _ in lines)]
+        lines = [("" if about == before else about, line) for (about, line), before in zip(lines, abouts, strict=False)]
+        if self._live is None:
+            if self._shown:
+                say("")
+            for about, line in lines:
+                say(f"{about:<{ABOUT}} {line}")
+            self._shown = True
+            return
+        table = RichTable(box=None, show_header=False)
+        table.add_column(min_width=ABOUT, no_wrap=True)
+        table.add_column(overflow="fold")
+        for about, line in lines:
+            table.add_row(about, visible(line), style="bold red" if about == "ALARM" else "")
+        self._live.update(table, refresh=True)
 
 
 class JsonLines:
@@ -103,7 +143,7 @@ class Table:
 
     def _table(self) -> RichTable:
         table = RichTable(box=None, show_header=False)
-        table.add_column(min_width=len("validation"), no_wrap=True)  # a new row moves no other
+        table.add_column(min_width=ABOUT, no_wrap=True)  # a new row moves no other
         table.add_column(overflow="fold")
         for name, value in self._rows():
             table.add_row(name, visible(value))

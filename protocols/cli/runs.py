@@ -16,7 +16,7 @@ from ..service import machine
 from ..service.choices import Choices
 from .app import Json, app, note, say, say_json
 from .options import flatten
-from .serve import Limits, LogJson
+from .serve import Limits, LogJson, Metrics
 
 if TYPE_CHECKING:
     from ..service.rundir import RunDir
@@ -92,6 +92,7 @@ def up(
         bool, typer.Option("--serve", help="Go on after the last round, answering 'generate' and 'evaluate'.")
     ] = False,
     log_json: LogJson = False,
+    metrics: Metrics = None,
 ) -> None:
     """Run all processes of a run that was made with --local, here, to its end.
 
@@ -106,22 +107,39 @@ def up(
         if serve:
             note(f"all rounds are taken; it answers until Ctrl-C: interlock generate {directory} --prompt TEXT")
 
-    _follow(run, json=json, disclose=False, threads=threads, ended=ended, serve=serve, log_json=log_json)
+    _follow(
+        run, json=json, disclose=False, threads=threads, ended=ended, serve=serve, log_json=log_json, metrics=metrics
+    )
     _finish(run, start, json=json, report=None)
 
 
 @app.command()
-def status(directory: Directory, json: Json = False) -> None:
-    """Say where a run stands, from its coordinator's journal; works while it runs."""
-    from ..service.rundir import RunDir
-    from ..service.status import lines, snapshot
+def status(
+    directory: Annotated[Path, typer.Argument(help="The run's directory, or the folder of one process.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, until Ctrl-C.")] = False,
+    json: Json = False,
+) -> None:
+    """Say where a run stands, and what whoever holds it could do; works while it runs.
 
-    run = RunDir(directory)
-    if json:
-        say_json(snapshot(run))
-    else:
-        for line in lines(snapshot(run), run.manifest()):
-            say(line)
+    The run's directory, with the coordinator's journal, knows the whole; a gate's folder what the gate followed; a
+    node's and a relay's what that process did.
+    """
+    from ..service.status import View, lines, snapshot
+    from ..service.status import watch as watched
+    from .display import Lines
+
+    view = View(directory)
+    with Lines(live=watch and not json) as shown:
+
+        def tell() -> None:
+            if json:
+                say_json(snapshot(view))
+            else:
+                shown(lines(view))
+
+        if watch:
+            watched(view, tell)
+        tell()
 
 
 @app.command()
@@ -237,11 +255,13 @@ def _follow(
     ended: Callable[[], None] = lambda: None,
     serve: bool = False,
     log_json: bool = False,
+    metrics: int | None = None,
 ) -> None:
     from ..service.local import Local, follow
     from .display import JsonLines, Table
 
-    local, start = Local(run, disclose=disclose, threads=threads, log_json=log_json), machine.now_s()
+    local = Local(run, disclose=disclose, threads=threads, log_json=log_json, metrics=metrics)
+    start = machine.now_s()
     try:
         with JsonLines(local) if json else Table(local) as display:
             whole = follow(local, display, ended=ended, serve=serve)

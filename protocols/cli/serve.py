@@ -35,6 +35,14 @@ Elsewhere = Annotated[
 LogJson = Annotated[
     bool, typer.Option("--log-json", help="Log as JSON lines to log.jsonl in its folder, not as text to log.txt.")
 ]
+Metrics = Annotated[
+    int | None,
+    typer.Option(
+        help="Port for Prometheus at http://127.0.0.1:PORT/metrics; 0 is any free one, which the log names.",
+        min=0,
+        max=65535,
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +171,7 @@ class Joining:
     local: Elsewhere = False
     wait: Annotated[float, "Give up after so many seconds without an answer."] = 60.0
     log_json: LogJson = False
+    metrics: Metrics = None
 
     def guest(self, upload: Upload | None = None) -> Member:
         """Read key and URL.
@@ -187,6 +196,7 @@ class Joining:
             wait_s=self.wait,
             log_json=self.log_json,
             upload_bytes_per_s=None if upload is None else upload.bytes_per_s(),
+            metrics=self.metrics,
         )
 
 
@@ -201,6 +211,7 @@ def coordinator(
         float, typer.Option(help="Seconds that a tick may take; then the run stops and says who is missing.")
     ] = 120.0,
     local: Elsewhere = False,
+    metrics: Metrics = None,
     limits: Limits,
     logging: Logging,
 ) -> None:
@@ -227,6 +238,7 @@ def coordinator(
         patience_s=patience,
         told=say,
         log_json=logging.log_json,
+        metrics=metrics,
     )
 
 

@@ -494,6 +494,11 @@ class ZeroMQTransport:
         await asyncio.get_running_loop().run_in_executor(None, self._context.term)
 
     @property
+    def waiting_bytes(self) -> int:
+        """What waits to be sent, to all peers. Threads beside the loop may ask: each list is copied in one step."""
+        return sum(box.size_bytes for line in self._lines() for box in list(line.boxes.values()))
+
+    @property
     def full(self) -> bool:
         """Whether the inbox is full, so that nothing more is read."""
         return self._unread_bytes >= self._inbox_bytes

@@ -16,7 +16,14 @@ from .url import JoinURL, endpoint, is_only_here, reachable
 
 
 def serve(
-    run: RunDir, *, bind: str, advertise: str, patience_s: float, told: Callable[[str], None], log_json: bool = False
+    run: RunDir,
+    *,
+    bind: str,
+    advertise: str,
+    patience_s: float,
+    told: Callable[[str], None],
+    log_json: bool = False,
+    metrics: int | None = None,
 ) -> None:
     """Coordinate the run of a directory until a signal comes.
 
@@ -24,6 +31,7 @@ def serve(
         bind: HOST:PORT, port 0 for any. advertise: what others are told instead, or empty.
         patience_s: how long a tick may take before the run stops and names who is missing.
         told: hears the join URL once it listens. log_json: log as JSON lines.
+        metrics: port at which this machine may read its figures.
 
     Raises:
         InterlockError: E616, the key is not the manifest's; E701, E705, E714; or what stopped the run.
@@ -65,6 +73,7 @@ def serve(
                 manifest,
                 identity=identity,
                 kinds=messages.BY_COORDINATOR,
+                metrics=metrics,
                 door_kinds=messages.BY_STRANGERS,
                 begun=begun,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json as jsonlib
 import logging
+import os
 import time
 from collections.abc import Iterator
 from logging.handlers import RotatingFileHandler
@@ -18,6 +19,8 @@ from ..errors import Failed
 from ..manifest import readable
 
 LOG_BYTES, LOG_FILES = 16 << 20, 3  # of a log's file, and how many older ones are kept beside it
+READ_BYTES = 8 << 20  # at once
+LINE_BYTES = 1 << 20  # no event is as long
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _log = logging.getLogger("interlock")
@@ -33,7 +36,9 @@ class EventFile:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = (folder / "events.jsonl").open("a", buffering=1, encoding="utf-8")
+        path = folder / "events.jsonl"
+        _mend(path)
+        self._file = path.open("a", buffering=1, encoding="utf-8")
         self._said = ""
 
     def __call__(self, event: Event) -> None:
@@ -60,15 +65,27 @@ class EventFile:
             self._file.close()
 
 
+def _mend(path: Path) -> None:
+    """Take off a line that an earlier life was cut short in, so that the next one does not run into it."""
+    if not path.is_file():
+        return
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - LINE_BYTES))
+        last = file.read()
+        if last and not last.endswith(b"\n"):
+            file.truncate(end - len(last) + last.rfind(b"\n") + 1)
+
+
 class EventTail:
-    """Reads the events of a process while it writes them."""
+    """Reads the events of a process while it writes them, some megabytes at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "events.jsonl"
         self._at = 0
 
     def news(self) -> list[dict[str, Any]]:
-        """The whole lines since the last call.
+        """The whole lines since the last call, as far as they are read at once; none when all are read.
 
         Raises:
             Failed: E722, a line is no JSON object.
@@ -76,7 +93,7 @@ class EventTail:
         try:
             with self._path.open("rb") as file:
                 file.seek(self._at)
-                data = file.read()
+                data = file.read(READ_BYTES)
         except FileNotFoundError:
             return []
         whole, newline, _ = data.rpartition(b"\n")
@@ -89,7 +106,9 @@ class EventTail:
 
 def read_events(folder: Path) -> Iterator[dict[str, Any]]:
     """Walk through a process's events in the order it announced them; a line cut short at the end is left out."""
-    yield from EventTail(folder).news()
+    tail = EventTail(folder)
+    while news := tail.news():
+        yield from news
 
 
 class JSONLines(logging.Formatter):

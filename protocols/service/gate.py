@@ -22,7 +22,14 @@ def serve(guest: Member) -> None:
         try:
             manifest = await join(transport, guest, request, keep=guest.folder)
             role = Gate(guest.identity, manifest, operator=guest.operator)
-            await process.drive(role, transport, manifest, identity=guest.identity, kinds=messages.BY_GATE)
+            await process.drive(
+                role,
+                transport,
+                manifest,
+                identity=guest.identity,
+                kinds=messages.BY_GATE,
+                metrics=guest.metrics,
+            )
         finally:
             await transport.close()
 

@@ -51,17 +51,28 @@ class Local:
     Args:
         disclose: let every node write its stage's seed to its folder, for the plain comparison.
         log_json: let every process log as JSON lines.
+        metrics: port at which the coordinator shows its figures; the others follow, in the order of their start.
 
     Raises:
         Misused: E705, no run directory; E710, this run began before; E711, its keys are elsewhere.
     """
 
-    def __init__(self, run: RunDir, *, disclose: bool = False, threads: int = 1, log_json: bool = False) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        *,
+        disclose: bool = False,
+        threads: int = 1,
+        log_json: bool = False,
+        metrics: int | None = None,
+    ) -> None:
         self.run, self.manifest = run, run.manifest()
         self.progress = Progress(self.manifest)
         self.times: dict[int, float] = {}  # row number -> unix seconds
         self.waiting = "the coordinator"
         self._disclose, self._threads, self._log_json = disclose, threads, log_json
+        self._metrics = metrics
+        self.ports: dict[str, int] = {}  # of metrics, by process
         self.stopping = False
         self.ended: dict[str, str] = {}  # gates that the run goes on without, and how each ended
         self._news: list[object] = []
@@ -187,6 +198,9 @@ class Local:
         command = [sys.executable, "-m", "interlock.protocols.cli", "serve", *arguments]
         command += ["--threads", str(self._threads), "--parent", str(os.getpid())]
         command += ["--log-json"] if self._log_json else []
+        if self._metrics is not None:
+            port = self.ports.setdefault(name, self._metrics and self._metrics + len(self.ports))
+            command += ["--metrics", str(port)]
         with (folder / "log.txt").open("ab") as log:
             # A session of its own: the terminal's Ctrl-C reaches this process only, which then stops the others.
             self._children[name] = subprocess.Popen(  # noqa: S603  our own command

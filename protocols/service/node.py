@@ -73,6 +73,7 @@ def serve(
                 manifest,
                 identity=identity,
                 kinds=messages.BY_NODE,
+                metrics=guest.metrics,
                 compute=engine,
                 said=[computes],
                 seen=told.seen,

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interlock.vault import Identity
 
@@ -34,6 +34,9 @@ from .events import EventFile, log_to
 from .rundir import save_manifest
 from .store import SQLiteStore
 from .url import JoinURL
+
+if TYPE_CHECKING:
+    from .metrics import Metrics
 
 PART_BYTES_MAX = QUEUE_BYTES  # what is received before the manifest says how large messages of the run may be
 ASK_S = 1.0
@@ -55,13 +58,21 @@ class Member(Guest):
     """Likewise, of a process that serves.
 
     folder: for its store, events and log. claimed: what `claim` gave, if that was called. log_json: how it logs.
-    upload_bytes_per_s: limit on what it sends.
+    upload_bytes_per_s: limit on what it sends. metrics: port to show them at.
     """
 
     folder: Path
     claimed: int | None = None
     log_json: bool = False
     upload_bytes_per_s: float | None = None
+    metrics: int | None = None
+
+
+class Began(Event, frozen=True, kw_only=True):
+    """A process began. role: what it is. process: its number on its machine."""
+
+    role: str
+    process: int
 
 
 class Process:
@@ -140,24 +151,26 @@ class Process:
         begun: Callable[[], None] = lambda: None,
         said: Sequence[Event] = (),
         seen: Callable[[Event], None] = lambda event: None,
+        metrics: int | None = None,
     ) -> None:
         """Drive a role until it stops.
 
         Args:
             begun: called once the transport listens. said: comes before its events. seen: hears them too.
+            metrics: port at which this machine may read its figures (`metrics.Metrics`).
 
         Raises:
-            InterlockError: the error it stopped with.
+            InterlockError: E745, the port cannot be had; or the error it stopped with.
         """
         await transport.start()
         begun()
-        store, written = SQLiteStore(self.folder / "store.sqlite"), EventFile(self.folder)
+        store, written = SQLiteStore(self.folder / "store.sqlite"), self._events(role, manifest, transport, metrics)
 
         def observe(event: Event) -> None:
             written(event)
             seen(event)
 
-        for event in said:
+        for event in (Began(role=type(role).__name__.lower(), process=os.getpid()), *said):
             observe(event)
         runner = Runner(
             role,
@@ -181,6 +194,22 @@ class Process:
             _log.info("refused, by number: %s", dict(runner.refused))
             store.close()
             written.close()
+
+    def _events(
+        self, role: Role, manifest: Manifest, transport: ZeroMQTransport, metrics: int | None
+    ) -> EventFile | Metrics:
+        """What hears everything that the role announces."""
+        if metrics is None:
+            return EventFile(self.folder)
+        from .metrics import Metrics
+
+        return Metrics(
+            metrics,
+            role=type(role).__name__.lower(),
+            manifest=manifest,
+            folder=self.folder,
+            waiting_bytes=lambda: transport.waiting_bytes,
+        )
 
 
 def claim(folder: Path) -> int:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
+
+from interlock.vault import Cover, smallest_cover
 
 from ..errors import Refused, Warned
-from ..journal import Answered, Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided
+from ..journal import DIED, Answered, Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided
 from ..manifest import Manifest
-from ..members import Join
+from ..members import Join, owner
 from ..release import Opening, Plan, draw_members
 from ..round import Loss, Members
 
@@ -55,11 +58,34 @@ class Void:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that befell the run beside its training, in which tick and after how many tokens.
+
+    death: a member vanished, or started again without its stage's state; join: somebody got a stage, or one that had
+    started again got it back; leave: a member went because it wanted to; failover: plans do without the relay `who`.
+    who: operator.
+    """
+
+    kind: Literal["death", "join", "leave", "failover"]
+    who: str
+    tick: int
+    tokens: int
+
+    def __str__(self) -> str:
+        return f"{_MARKS[self.kind]} {self.who}"
+
+
+_MARKS = {"death": "died:", "join": "joined:", "leave": "left:", "failover": "relay lost:"}
+
+
 @dataclass(slots=True)
 class Progress:
     """State of a run as its journal tells it.
 
     moved: ticks that made a new state, in order. row_of: for every tick its planned, opened and last row's number.
+    granted: everyone who was ever granted a stage, with the stage; whoever a void change was to give one counts too,
+    since shards may have moved.
     """
 
     manifest: Manifest
@@ -80,6 +106,10 @@ class Progress:
     turns: list[int] = field(default_factory=list)  # rounds after which the bases turned
     sessions: int = 0  # answered ones
     voids: list[Void] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    granted: dict[bytes, int] = field(default_factory=dict)
+    rounds_lost_to_death: int = 0
+    _relays: tuple[bytes, ...] = ()
     _losses: list[Loss] = field(default_factory=list)
     _clamped: int = 0
 
@@ -93,18 +123,57 @@ class Progress:
         """Who joined in a role, in that order."""
         return [join for join in self.joins.values() if join.record.role == role]
 
+    def counted(self, kind: str) -> int:
+        """How many marks there are of a kind."""
+        return sum(mark.kind == kind for mark in self.marks)
+
+    def name(self, identity: bytes) -> str:
+        """What the operator of a process calls itself."""
+        join = self.joins.get(identity)
+        return join.record.operator if join is not None else identity.hex()[:12]
+
+    def waiting(self) -> list[Join]:
+        """Nodes that joined and hold no stage."""
+        held = {who for stage in self.members for who in stage}
+        return [join for join in self.of("node") if join.record.identity not in held]
+
+    def admitted(self) -> dict[str, list[str]]:
+        """Everyone who ever was let in, by the keyholder who signed the invitation; whoever needed none by ""."""
+        names = {keyholder.key: keyholder.name for keyholder in self.manifest.committee.keyholders}
+        found: dict[str, list[str]] = {}
+        for join in self.joins.values():
+            if join.record.role != "gate":
+                invitation = join.invitation
+                inviter = "" if invitation is None else names.get(invitation.keyholder, invitation.keyholder.hex()[:12])
+                found.setdefault(inviter, []).append(join.record.operator)
+        return found
+
+    def holdings(self, *, ever: bool = False) -> dict[str, set[int]]:
+        """Which stages each operator holds, or ever was granted. Whose a process is, a keyholder's invitation says."""
+        now = {who: stage for stage, group in enumerate(self.members) for who in group}
+        found: dict[str, set[int]] = {}
+        for who, stage in (self.granted if ever else now).items():
+            join = self.joins.get(who)
+            found.setdefault(owner(join) if join is not None else self.name(who), set()).add(stage)
+        return found
+
+    def cover(self, *, ever: bool = False) -> Cover | None:
+        """The fewest operators that hold every stage, of the members now or of everyone ever granted one."""
+        return smallest_cover(self.holdings(ever=ever), self.manifest.stages)
+
     def follow(self, rows: Iterable[Row]) -> list[object]:
-        """Take in rows; give what is worth telling: `Trained`, `Evaluated`, `Void`, `Changed`, `Joined`.
+        """Take in rows; give what is worth telling: `Trained`, `Evaluated`, `Void`, `Changed`, `Joined`, `Mark`.
 
         Raises:
             Refused: E317, the rows are no run's.
         """
         news: list[object] = []
         for row in rows:
-            self.rows = row.number + 1
+            self.rows, marks = row.number + 1, len(self.marks)
             found = self._fold(row)
             if found is not None:
                 news.append(found)
+            news += self.marks[marks:]
         return news
 
     def _fold(self, row: Row) -> object | None:
@@ -113,6 +182,7 @@ class Progress:
             self.joins[body.join.record.identity] = body.join
             return body
         if isinstance(body, Planned):
+            self._follow_relays(body.plan)
             self.plan, self.is_open, self._losses = body.plan, False, []
             self.row_of[body.plan.tick] = [row.number]
             return None
@@ -138,6 +208,7 @@ class Progress:
             return self._end(None)
         elif isinstance(body, Changed):
             self.moved.append(plan.tick)
+            self._follow_members(plan, body.members)
             self.members, self.epoch = body.members, plan.epoch
             if plan.change == "turn":
                 self.turns.append(self.round)
@@ -152,8 +223,34 @@ class Progress:
             return self._end(body)
         elif isinstance(body, Voided):
             self.voids.append(Void(body.tick, body.number, body.reason))
+            self.rounds_lost_to_death += plan.kind == "train" and body.number == DIED
+            self._grant(body.members)
             return self._end(self.voids[-1])
         return None
+
+    def _follow_relays(self, plan: Plan) -> None:
+        for relay in self._relays:
+            if relay not in plan.relays:
+                self._mark("failover", relay, plan)
+        self._relays = plan.relays
+
+    def _follow_members(self, plan: Plan, members: Members) -> None:
+        self._grant(members)
+        if plan.change != "members":  # the first members are the run itself, and a turn changes none
+            return
+        stayed = {who for stage in plan.members for who in stage}
+        for who in (who for stage in self.members for who in stage):
+            if who not in stayed:
+                self._mark("leave" if who in plan.leaving else "death", who, plan)
+        for who in (who for stage in members for who in stage):
+            if who not in stayed:
+                self._mark("join", who, plan)
+
+    def _grant(self, members: Members) -> None:
+        self.granted |= {who: stage for stage, group in enumerate(members) for who in group}
+
+    def _mark(self, kind: Literal["death", "join", "leave", "failover"], who: bytes, plan: Plan) -> None:
+        self.marks.append(Mark(kind, self.name(who), plan.tick, self.tokens))
 
     def _end(self, news: object | None) -> object | None:
         self.is_open = False

@@ -45,7 +45,9 @@ def serve(guest: Member, *, bind: str, advertise: str, invitation: Invitation | 
             request = Join(record=make_record(identity, "relay", operator, address), invitation=invitation)
             manifest = await join(transport, guest, request, keep=guest.folder)
             role = Relay(identity, manifest, operator=operator, address=address, invitation=invitation)
-            await process.drive(role, transport, manifest, identity=identity, kinds=messages.BY_RELAY)
+            await process.drive(
+                role, transport, manifest, identity=identity, kinds=messages.BY_RELAY, metrics=guest.metrics
+            )
         finally:
             await transport.close()
 

@@ -41,8 +41,10 @@ def measure(run: RunDir) -> dict[str, Any]:
     val_*: nats a byte over the held-out text. gap_60: largest difference of training losses to the plain run in the
     first 60 rounds. cpu_seconds_per_token: of all nodes, between the first and the last round. masked_fraction_of_cpu:
     the part of it for masks, fixed point and hashes of frames. boundary_bytes_per_token: frames that relays carried in
-    rounds. sessions: that were answered; scored_* and sample* are what the demo asked and got. backends: the library
-    that computes, by node.
+    rounds. deaths, joins, leaves: of members, after the first ones (`progress.Mark`). relay_failovers: relays that the
+    next plan left out. rounds_lost_to_death: that were planned again because a process died. operators_to_cover: how
+    few of the last members' operators hold every stage. sessions: that were answered; scored_* and sample* are what
+    the demo asked and got. backends: the library that computes, by node.
 
     Raises:
         Misused: E705. Refused: E201.
@@ -72,6 +74,12 @@ def measure(run: RunDir) -> dict[str, Any]:
         "relays": len(progress.of("relay")),
         "ticks": max(progress.openings, default=0),
         "voids": len(progress.voids),
+        "deaths": progress.counted("death"),
+        "rounds_lost_to_death": progress.rounds_lost_to_death,
+        "joins": progress.counted("join"),
+        "leaves": progress.counted("leave"),
+        "relay_failovers": progress.counted("failover"),
+        "operators_to_cover": len(cover.operators) if (cover := progress.cover()) is not None else None,
         "tokens": tokens,
         "clamped": sum(trained.clamped for trained in progress.rounds),
         "val_bytes": evaluations[-1].bytes if evaluations else 0,
@@ -112,15 +120,24 @@ def _backends(run: RunDir) -> dict[str, str]:
 
 
 def _spent(run: RunDir, ticks: set[int]) -> tuple[float, float]:
-    """CPU seconds of all nodes from before the first round to after the last; and those for masking."""
+    """CPU seconds of all nodes from before the first round to after the last; and those for masking.
+
+    The first tick in which the first nodes spend is the one that measures, which trains nothing. Whoever comes later,
+    or comes again, counts from its own beginning.
+    """
     cpu = masking = 0.0
+    first, last = min(ticks, default=0), max(ticks, default=0)
     for folder in sorted(run.path.glob("node-*")):
-        spent = [event for event in read_events(folder) if event["event"] == "Spent"]
-        before = [event for event in spent if event["tick"] < min(ticks, default=0)]
-        after = [event for event in spent if event["tick"] in ticks]
-        if before and after:  # the first tick that spends is the one that measures, which trains nothing
-            cpu += after[-1]["cpu_s"] - before[-1]["cpu_s"]
-            masking += after[-1]["masking_s"] - before[-1]["masking_s"]
+        before = (0.0, 0.0)
+        for event in read_events(folder):
+            if event["event"] != "Spent" or event["tick"] > last:
+                continue
+            spent = event["cpu_s"], event["masking_s"]
+            if event["tick"] >= first:
+                began_again = spent[0] < before[0]
+                cpu += spent[0] - (0.0 if began_again else before[0])
+                masking += spent[1] - (0.0 if began_again else before[1])
+            before = spent
     return cpu, masking
 
 

@@ -73,17 +73,20 @@ class SQLiteStore:
 class JournalFile:
     """Reads the rows that a coordinator has stored, also while it runs; never writes.
 
+    Args:
+        first: number of the first row to read.
+
     Raises:
         Misused: E705, there is no such file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, first: int = 0) -> None:
         if not path.is_file():
             raise Misused(705, f"there is no journal at {path}", todo="Start the run first: interlock up DIR")
         self._path = path
         read_only = URL.create("sqlite", database=f"file:{quote(str(path))}", query={"mode": "ro", "uri": "true"})
         self._engine: Engine = create_engine(read_only, poolclass=NullPool)
-        self._last = ROW
+        self._last = f"{ROW}{first - 1:08d}" if first else ROW
 
     def news(self) -> list[Row]:
         """The rows since the last call, in order.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import http.client
 import json
 import os
 import pty
@@ -19,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from interlock.protocols.canonical import decode, encode
 from interlock.protocols.cli.display import Table
@@ -30,7 +32,7 @@ from interlock.protocols.service.found import found
 from interlock.protocols.service.local import Local, follow
 from interlock.protocols.service.report import measure
 from interlock.protocols.service.rundir import RunDir
-from interlock.protocols.service.status import lines, snapshot
+from interlock.protocols.service.status import View, lines, snapshot
 from interlock.protocols.service.verify import contradictions
 
 SMALL = Choices(
@@ -106,10 +108,11 @@ def test_one_replica_of_a_stage_computes_with_jax_and_the_report_says_which(tmp_
 
 
 def test_status_and_picture_come_from_the_journal(ended: RunDir) -> None:
-    found = snapshot(ended)
+    view = View(ended.path)
+    found = snapshot(view)
     assert (found["state"], found["round"], found["rounds"]) == ("ended", 4, 4)
     assert sorted(found["nodes"]) == ["node-0", "node-1"]
-    assert any("round 4 of 4" in line for line in lines(found, ended.manifest()))
+    assert ("round", "4 of 4, epoch 1") in lines(view)
     picture.draw(ended)
     assert ended.picture.read_bytes().startswith(b"\x89PNG")
 
@@ -254,7 +257,7 @@ def test_a_process_killed_in_the_middle_ends_the_run_by_name_and_leaves_nobody(t
     assert lines[-1] == f"hint: Its whole log is {run.folder(name) / 'log.txt'}; everything else was stopped."
     gone(left)
     assert not run.url.exists()
-    assert snapshot(run)["state"] == "stopped"
+    assert View(run.path).state == "stopped"
     assert all("Traceback" not in path.read_text() for path in run.path.glob("*/log.txt"))
 
 
@@ -349,6 +352,52 @@ def test_a_served_run_answers_who_is_let_in_and_keeps_nothing_of_it(tmp_path: Pa
     assert "E727" in interlock("generate", run.path, "--prompt", prompt).stderr
     for path in run.path.rglob("*"):
         assert path.is_dir() or prompt.encode() not in path.read_bytes(), path
+
+
+def figures(run: RunDir, name: str) -> dict[str, float]:
+    """A process's metrics, read as Prometheus reads them."""
+    found = re.search(r"metrics at http://127.0.0.1:(\d+)/metrics", (run.folder(name) / "log.txt").read_text())
+    assert found is not None
+    connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=30)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    return {s.name: s.value for family in text_string_to_metric_families(text) for s in family.samples}
+
+
+def test_every_process_shows_its_figures_while_it_runs(tmp_path: Path) -> None:
+    run = small(tmp_path)
+    up = started(run, "evaluation", "--serve", "--metrics", "0")
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "interlock.protocols.cli", "status", str(run.path), "--watch", "--json"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert watching.stdout is not None
+    while (seen := json.loads(watching.stdout.readline()))["state"] != "ended":
+        pass
+    watching.send_signal(signal.SIGINT)
+    watching.communicate(timeout=60)
+    assert watching.returncode == 130
+    assert (seen["gates_ready"], seen["gates_missing"], seen["alarm"]) == (["ada", "bela", "cleo"], [], None)
+    assert seen["boundary_bytes_per_token"] == 2 * 16 * 3
+
+    coordinator, node, relay = (figures(run, name) for name in ("coordinator", "node-0", "relay-0"))
+    gate = figures(run, "gate-ada")
+    assert (coordinator["interlock_rounds_total"], coordinator["interlock_tokens_total"]) == (4, 4 * 2 * 8 * 32)
+    assert coordinator["interlock_loss_nats"] == seen["loss"]
+    assert coordinator["interlock_gates_ready"] == 3
+    assert coordinator["interlock_ticks_total"] == relay["interlock_ticks_total"] == node["interlock_ticks_total"]
+    assert relay["interlock_boundary_bytes_total"] == (
+        node["interlock_boundary_bytes_total"] + figures(run, "node-1")["interlock_boundary_bytes_total"]
+    )
+    assert gate["interlock_released_total"] >= 1
+    assert all(shown["process_cpu_seconds_total"] > 0 for shown in (coordinator, node, relay, gate))
+    up.send_signal(signal.SIGINT)
+    _, error = up.communicate(timeout=60)
+    assert up.returncode == 0, error
+
+    own = interlock("status", run.folder("node-0"))
+    assert "states reported" in own.stdout, own.stderr
 
 
 def test_what_the_commands_print_as_json_is_json(copy: RunDir) -> None:
