@@ -211,7 +211,7 @@ def _clear(directory: Path) -> None:
 
 def _ask(run: RunDir, tell: Callable[[str], None]) -> None:
     """Ask the model that was just trained, as anybody would who is let in, and keep what it said."""
-    from ..service.local import run_child
+    from ..service.children import run_child
     from ..service.rundir import write_whole
 
     tell("asking the model: a score of held-out text, and a continuation ...")
@@ -241,7 +241,7 @@ def _last(path: Path) -> Any:
 
 
 def _compare(run: RunDir) -> None:
-    from ..service.local import run_child
+    from ..service.children import run_child
 
     run_child(["plain", str(run.path), "--json", "--threads", "1"], run.path / "plain.txt")
 
