@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import ClassVar
 
 from interlock.vault import Identity
 
@@ -44,12 +45,13 @@ class Adopt:
 
 
 class NodeOpened(Event, frozen=True, kw_only=True):
-    """This node holds the opening of a tick."""
+    """This node holds the opening of a tick. arrives: it has no state yet and gets that of its stage."""
 
     tick: int
     kind: str
     plan: str
     stage: int
+    arrives: bool = False
 
 
 class Adopted(Event, frozen=True, kw_only=True):
@@ -85,6 +87,8 @@ class Node:
         identity: its keys. manifest: checked against the run's id. operator: who runs it.
         invitation: None where admission is open.
     """
+
+    changing: ClassVar[type[Changing]] = Changing  # its part in a change
 
     def __init__(self, identity: Identity, manifest: Manifest, *, operator: str, invitation: Invitation | None) -> None:
         self._identity, self._manifest = identity, manifest
@@ -258,7 +262,8 @@ class Node:
             return self._pump()
         key = tick_key(opening)
         seat = self._seat = Seat(self._identity, self._manifest, opening, key, members, stage)
-        if plan.change == "members" and self._identity.public not in plan.members[stage]:
+        arrives = plan.change == "members" and self._identity.public not in plan.members[stage]
+        if arrives:
             self._drop()
             effects = Effects()
         else:
@@ -266,12 +271,13 @@ class Node:
                 effects = self._adopt(seat)
             except Refused as lost:
                 return self._give_up(lost)
-        effects.append(Announce(NodeOpened(tick=plan.tick, kind=plan.kind, plan=plan.digest.hex(), stage=stage)))
+        opened = NodeOpened(tick=plan.tick, kind=plan.kind, plan=plan.digest.hex(), stage=stage, arrives=arrives)
+        effects.append(Announce(opened))
         if plan.change:
             if plan.change != "members":
                 self._epoch_keys[plan.tick] = key
             needs_text = seat.first or seat.last
-            changing = self._part = Changing(seat, needs_text)
+            changing = self._part = self.changing(seat, needs_text)
             effects += changing.begin()
             if needs_text and self._fetching is None:
                 self._fetching = Fetching(self._manifest)

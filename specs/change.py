@@ -38,6 +38,8 @@ class Change(RunSpec):
         taken = {(event.by, event.tick): event.made for event in seen(Adopted)}
         for event in seen(NodeOpened):
             newest[event.by] = taken.get((event.by, event.tick), newest[event.by])
+            if event.arrives:
+                continue
             used[event.tick].add(max((tick for tick in changes if tick <= newest[event.by]), default=0))
         return all(len(bases) == 1 for bases in used.values())
 

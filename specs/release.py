@@ -14,6 +14,7 @@ from interlock.protocols.journal import Changed, Committed, Measured, Row, Voide
 from interlock.protocols.node import Adopted, NodeOpened
 from interlock.protocols.relay import RelayOpened
 from interlock.protocols.release import Base, Opening, Plan, Released
+from interlock.protocols.round import Trouble
 from interlock.protocols.seat import FrameSent
 
 from .history import Seen
@@ -84,7 +85,7 @@ class ReleaseProperties(RunSpec):
     @always
     def state_kept(self, seen: Seen) -> bool:
         "No stage loses its state: whoever was there when it was made can take it up."
-        return not any(step.number == 308 for step in seen.steps("stop"))
+        return not seen.sent(Trouble, number=308)
 
     def restarted_since(self, seen: Seen, event: Any) -> bool:
         """Whether who announced this had been down before: a relay forgets and hears of an open tick again."""

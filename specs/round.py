@@ -1,7 +1,7 @@
 """Round: every micro-batch counts once, replicas that go on hold one state, and nothing is new without a commit row.
 
-Nodes may die here: what a stage held in memory is gone, and the run waits until somebody can replace them. Whatever
-happens, those that are left are on one side of the round's commit row.
+Nodes may die here: the run goes on without them as long as every stage has a replica left. Whatever happens, those that
+are left are on one side of the round's commit row.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Round(RunSpec):
     name = "round"
     faults = ("drop", "twice", "delay", "reorder", "partition", "slow", "crash", "death")
     crashing = ("coordinator", "g0", "g1", "g2", "r0", "n0", "n1", "n2", "n3")
-    may_stop = (308, 330)
+    may_stop = (360,)
     symbolic = ("counted_once",)
 
     def moved(self, seen: Seen, *kinds: type) -> dict[int, Row]:
@@ -69,10 +69,9 @@ class Round(RunSpec):
         bases: dict[int, set[int]] = defaultdict(set)
         newest: dict[str, int] = {}
         taken = {(event.by, event.tick): event.made for event in seen(Adopted)}
-        lost = {(step.who) for step in seen.steps("stop") if step.number == 308}
         for event in seen(NodeOpened):
             newest[event.by] = taken.get((event.by, event.tick), newest.get(event.by, 0))
-            if event.by not in lost:
+            if not event.arrives:
                 bases[event.tick].add(newest[event.by])
         return all(len(made) == 1 for made in bases.values())
 
@@ -84,14 +83,13 @@ class Round(RunSpec):
 
     @eventually(within=200)
     def goes_on(self, seen: Seen) -> bool:
-        "If no node died, and of the others nobody for good, all rounds are taken after any faults."
-        died = any(step.who.startswith("n") or step.mark == "dead" for step in seen.steps("crash"))
-        return died or self.ended(seen)
+        "If every stage keeps a replica, and of the others nobody dies for good, all rounds are taken after any faults."
+        return self.ended(seen) or not self.bearable(seen)
 
     @eventually(within=200)
     def says_so(self, seen: Seen) -> bool:
         "If the run cannot go on, the coordinator says who is missing: while it waits, or in the error that ends it."
-        gave_up = any(step.number == 330 for step in seen.steps("stop", "coordinator"))
+        gave_up = any(step.number == 360 for step in seen.steps("stop", "coordinator"))
         waits = [event for event in seen(Waiting) if event.at >= (seen.quiet or 0)]
         return bool(seen(RunEnded)) or gave_up or bool(waits)
 

@@ -7,6 +7,7 @@ Coordinator, gates, relays and nodes are the program's own; only the nodes' work
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from interlock.protocols.gate import Gate
 from interlock.protocols.journal import Row
 from interlock.protocols.manifest import Committee, Keyholder, Manifest, Model, Training
 from interlock.protocols.members import Invitation, make_invitation
-from interlock.protocols.node import Node
+from interlock.protocols.node import Leaves, Node, NodeOpened
 from interlock.protocols.relay import Relay
 from interlock.vault import Identity
 
@@ -37,6 +38,7 @@ class RunSpec(Spec):
 
     Attributes:
         stages, replicas, relays, keyholders, release, lying, width, context: see `protocols.manifest`.
+        spares: nodes beyond those that the run needs.
         askers: how many ask the model; what they do is the spec's (`asker`).
         rounds, epoch_rounds, microbatches: of the run; it turns between epochs.
         coordinator_role, gate_role, relay_role, node_role, engine_role: who plays.
@@ -50,6 +52,7 @@ class RunSpec(Spec):
 
     stages: ClassVar[int] = 2
     replicas: ClassVar[int] = 2
+    spares: ClassVar[int] = 0
     relays: ClassVar[int] = 1
     keyholders: ClassVar[int] = 3
     release: ClassVar[int] = 2
@@ -107,7 +110,7 @@ class RunSpec(Spec):
 
     def named(self, letter: str) -> tuple[bytes, ...]:
         """Keys of the gates ("g"), relays ("r"), nodes ("n") or askers ("a")."""
-        nodes = self.stages * self.replicas
+        nodes = self.stages * self.replicas + self.spares
         size = {"g": self.keyholders, "r": self.relays, "n": nodes, "a": self.askers}[letter]
         return tuple(key(f"{letter}{i}") for i in range(size))
 
@@ -166,6 +169,29 @@ class RunSpec(Spec):
     def ended(self, seen: Seen) -> bool:
         """Whether all rounds are taken."""
         return bool(seen(RunEnded))
+
+    def bearable(self, seen: Seen) -> bool:
+        """Whether every stage kept a replica that neither crashed nor left, and of the others nobody died for good.
+
+        Before the run began, as many nodes may have gone for good as it has spares.
+        """
+        held: dict[str, int] = {}
+        lost: dict[int, set[str]] = defaultdict(set)
+        early: set[str] = set()
+        opened = sorted(seen(NodeOpened), key=lambda event: event.at)
+        gone = [(step.who, step.at, step.mark == "dead") for step in seen.steps("crash")]
+        gone += [(event.by, event.at, True) for event in seen(Leaves)]
+        for who, at, for_good in gone:
+            if not who.startswith("n"):
+                if for_good:
+                    return False
+                continue
+            held |= {event.by: event.stage for event in opened if event.by == who and event.at <= at}
+            if who in held:
+                lost[held[who]].add(who)
+            elif for_good:
+                early.add(who)
+        return len(early) <= self.spares and all(len(who) < self.replicas for who in lost.values())
 
 
 @functools.cache

@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import hashlib
 
-from nacl.bindings import (
-    crypto_aead_xchacha20poly1305_ietf_decrypt,
-    crypto_aead_xchacha20poly1305_ietf_encrypt,
-    crypto_box,
-    crypto_box_seal_open,
-    crypto_scalarmult_base,
-)
+from nacl.bindings import crypto_box, crypto_box_seal_open, crypto_scalarmult_base
 from nacl.exceptions import CryptoError
 
+from . import xchacha
 from .errors import NotOpened
 from .prf import prf
 from .secret import Secret
 
-NONCE_BYTES = 24
-SEALED_EXTRA = NONCE_BYTES + 16  # what `seal` adds to a plaintext
+NONCE_BYTES = xchacha.NONCE_BYTES
+SEALED_EXTRA = NONCE_BYTES + xchacha.TAG_BYTES  # what `seal` adds to a plaintext
 
 
 class BoxKey:
@@ -78,7 +73,7 @@ def seal(key: Secret, plaintext: bytes, *, context: bytes) -> bytes:
     serves two messages, and a role that seals needs no randomness.
     """
     nonce = prf(Secret(prf(key, "nonce-key")), "nonce", context, plaintext)[:NONCE_BYTES]
-    return nonce + crypto_aead_xchacha20poly1305_ietf_encrypt(plaintext, context, nonce, key.reveal())
+    return nonce + xchacha.encrypt(key.reveal(), nonce, plaintext, context)
 
 
 def open_sealed(key: Secret, sealed: bytes | memoryview, *, context: bytes) -> bytes:
@@ -87,8 +82,10 @@ def open_sealed(key: Secret, sealed: bytes | memoryview, *, context: bytes) -> b
     Raises:
         NotOpened: wrong key, wrong context or changed bytes.
     """
-    data = bytes(sealed)
-    try:
-        return crypto_aead_xchacha20poly1305_ietf_decrypt(data[NONCE_BYTES:], context, data[:NONCE_BYTES], key.reveal())
-    except (CryptoError, ValueError, TypeError):
-        raise NotOpened("sealed bytes do not open") from None
+    data = memoryview(sealed)
+    plaintext = None
+    if len(data) >= SEALED_EXTRA:
+        plaintext = xchacha.decrypt(key.reveal(), bytes(data[:NONCE_BYTES]), data[NONCE_BYTES:], context)
+    if plaintext is None:
+        raise NotOpened("sealed bytes do not open")
+    return plaintext

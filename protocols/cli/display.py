@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from ..journal import Answered, Changed, Joined
 from ..service import machine
 from ..service.local import Ended, Local
-from ..service.progress import Evaluated, Trained, Void
+from ..service.progress import Evaluated, Mark, Trained, Void
 from ..service.report import speed
 from .app import note, say, say_json, visible
 
@@ -93,6 +93,8 @@ class JsonLines:
                 say_json({"event": "change", "tick": item.tick})
             elif isinstance(item, Answered):
                 say_json({"event": "session", "tick": item.tick, "tokens": sum(a.tokens for a in item.answers)})
+            elif isinstance(item, Mark):
+                say_json({"event": item.kind, "tick": item.tick, "who": item.who})
             elif isinstance(item, Ended):
                 say_json({"event": "ended", "process": item.process, "how": item.how})
             elif isinstance(item, Joined):
@@ -138,6 +140,8 @@ class Table:
                 say(f"tick {item.tick}: every stage prepared its change")
             elif isinstance(item, Answered):
                 say(f"tick {item.tick}: a session of {sum(a.tokens for a in item.answers):,} bytes was answered")
+            elif isinstance(item, Mark):
+                say(f"tick {item.tick}: {item}")
             elif isinstance(item, Ended):
                 say(f"{item.process} {item.how}; the run goes on without it")
 
@@ -172,6 +176,8 @@ class Table:
             yield "", f"{ended} {how}"
         if (warned := next((t.warning for t in reversed(progress.rounds) if t.clamped), None)) is not None:
             yield "warning", f"{warned}. {warned.todo}"
+        for mark in progress.marks[-3:]:
+            yield "event", f"tick {mark.tick}: {mark}"
         for void in progress.voids[-3:]:
             yield "void", f"tick {void.tick}: E{void.number} {void.reason}"
 

@@ -84,19 +84,15 @@ def _x25519() -> bytes:
 
 def _xchacha() -> bytes:
     """Ciphertext and tag, opened again."""
-    from nacl.bindings import (
-        crypto_aead_xchacha20poly1305_ietf_decrypt,
-        crypto_aead_xchacha20poly1305_ietf_encrypt,
-    )
+    from interlock.vault import xchacha
 
     text = (
         b"Ladies and Gentlemen of the class of '99: If I could offer you "
         b"only one tip for the future, sunscreen would be it."
     )
     context, key, nonce = bytes.fromhex("50515253c0c1c2c3c4c5c6c7"), bytes(range(0x80, 0xA0)), bytes(range(0x40, 0x58))
-    sealed = bytes(crypto_aead_xchacha20poly1305_ietf_encrypt(text, context, nonce, key))
-    opened = crypto_aead_xchacha20poly1305_ietf_decrypt(sealed, context, nonce, key)
-    return sealed if opened == text else b""
+    sealed = xchacha.encrypt(key, nonce, text, context)
+    return sealed if xchacha.decrypt(key, nonce, sealed, context) == text else b""
 
 
 def _aes_ctr() -> bytes:

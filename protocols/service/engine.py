@@ -70,7 +70,7 @@ class Engine:
         self._make_stage = stage_of(backend, device=device)
         self._boundary: Any = boundary_of(backend, device=device)
         self._stage: Passes | None = None
-        self._states: dict[int, StageState] = {}
+        self._states: dict[int, tuple[StageState, bytes]] = {}  # with its digest, a twentieth of the step that made it
         self._base: StageState | None = None
         self._loaded: int | None = None
         self._state_digest = NONE
@@ -325,9 +325,9 @@ class Engine:
             state = muon.measure(self._base, sums, exponents)
         else:
             state = muon.step(self._base, sums, exponents, rate=job.rate)
-        self._states[job.tick] = state
+        named = self._keep(job.tick, state)
         salt = job.group.salt(job.run, job.tick, "state")
-        return Stepped(state=salted(salt, state.digest()), cpu_s=time.process_time(), masking_s=self._masking_s)
+        return Stepped(state=salted(salt, named), cpu_s=time.process_time(), masking_s=self._masking_s)
 
     def _split(self, plain: bytes, who: bytes) -> dict[str, Int32]:
         assert self._stage is not None
@@ -344,6 +344,12 @@ class Engine:
 
     # -- states -------------------------------------------------------------------------------------------------
 
+    def _keep(self, tick: int, state: StageState) -> bytes:
+        """Hold the state that a tick made until it is adopted or forgotten; its digest."""
+        named = state.digest()
+        self._states[tick] = state, named
+        return named
+
     def _adopt(self, job: Adopt) -> None:
         self._flights.clear()
         self._forget()
@@ -354,14 +360,14 @@ class Engine:
             self._states.clear()
             self._base = self._loaded = None
             return
-        self._base = self._states[job.made]
-        self._states = {job.made: self._base}
+        self._base, named = self._states[job.made]
+        self._states = {job.made: (self._base, named)}
         if job.made != self._loaded:
             assert self._stage is not None
             bridge = self._base.bridge
             scaled = None if bridge is None else (bridge * 2.0**-29).astype(np.float32)
             self._stage.load(muon.weights(self._base), scaled)
-            self._state_digest, self._loaded = self._base.digest(), job.made
+            self._state_digest, self._loaded = named, job.made
 
     def _rotation(self, job: Rotation) -> Rotated:
         drawn = basis.haar(job.seed, self._manifest.model.width)
@@ -408,9 +414,8 @@ class Engine:
                 )
         except KernelError as error:
             raise Refused(503, f"the new state cannot be made: {error}") from error
-        self._states[job.tick] = state
         salt = job.group.salt(job.run, job.tick, "state")
-        return PreparedState(state=salted(salt, state.digest()), seed=seed_shown, turns=turns)
+        return PreparedState(state=salted(salt, self._keep(job.tick, state)), seed=seed_shown, turns=turns)
 
     def _set_up(self, shape: StageShape) -> None:
         """Make ready to compute a stage."""

@@ -77,6 +77,7 @@ class Figures(Collector):
         yield _counter("interlock_ticks", "Ticks that opened to this process", tally.ticks)
         yield _gauge("interlock_last_event_timestamp_seconds", "When it last announced something", tally.last)
         yield _gauge("interlock_queue_bytes", "What waits to be sent to its peers", self._waiting_bytes())
+        yield _gauge("interlock_stands_still", "1 while it obeys a halt or pause", bool(tally.order))
         yield _numbered("interlock_refused", "Inputs dropped and messages not sent, by error", tally.refused)
 
     def _of_its_role(self) -> Iterator[Metric]:

@@ -95,6 +95,8 @@ class View:
     def state(self) -> str:
         """What the run, or the process, is at."""
         progress, tally = self.progress, self.tally
+        if tally.order and (not self.whole or self.run.url.exists()):
+            return f"stands still by {tally.order}"
         if not self.whole:
             return f"tick {tally.tick}: {tally.kind}" if tally.kind else f"tick {tally.tick}"
         if progress.ended:
@@ -132,6 +134,7 @@ def snapshot(view: View) -> dict[str, Any]:
         "name": manifest.name,
         "state": view.state,
         "alarm": view.alarm or None,
+        "order": tally.order or None,
         "rows": progress.rows,
         "last_row_time": view.times.get(progress.rows - 1),
         "tick": plan.tick if plan else tally.tick,

@@ -20,7 +20,7 @@ class Tally:
     refused: inputs that it dropped or messages that it could not send, by number. gave_up: ticks that it could not
     finish, by number. declined: plans that a gate refused, or that gates refused the coordinator, by number. waiting:
     what a coordinator misses. ready, missing, needed: gates that it hears or not, and how many a tick needs. silent:
-    nodes and relays that it does not hear.
+    nodes and relays that it does not hear. order: the halt or pause for which it stands still.
     """
 
     role: str = ""
@@ -50,6 +50,7 @@ class Tally:
     missing: tuple[str, ...] = ()
     needed: int = 0
     silent: tuple[str, ...] = ()
+    order: str = ""
     _spent: tuple[float, float] = (0.0, 0.0)  # since its newest beginning
 
     def follow(self, events: Iterable[Mapping[str, Any]]) -> None:
@@ -107,6 +108,10 @@ class Tally:
             case "GateRefused" | "GateDeclined":
                 self.declined[int(event["number"])] += 1
                 self.reason = f"tick {int(event['tick'])}: {event['reason']}"
+            case "Obeyed":
+                self.order = f"{event['action']} (order {int(event['seq'])}): {event['reason']}"
+            case "Resumed":
+                self.order = ""
             case "Waiting":
                 self.waiting = str(event["what"])
             case "Present":

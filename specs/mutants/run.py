@@ -105,11 +105,14 @@ class ProposesTwo(Coordinator):
 
 
 class NeverGivesUp(Coordinator):
-    """Has endless patience."""
+    """Takes nobody for dead, and has endless patience."""
 
     def on_timer(self, name: str) -> Effects:
-        """Ignore the timer that ends a stuck run."""
+        """Ignore the timer that ends a stuck tick."""
         return [] if name.startswith("patience") else super().on_timer(name)
+
+    def _bury(self) -> Effects:
+        return []
 
 
 # -- relays ---------------------------------------------------------------------------------------------------------

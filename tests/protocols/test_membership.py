@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.protocols.world import World
 from tests.runs import identity, manifest
 
+from interlock.protocols.change import Export
 from interlock.protocols.coordinator import RunEnded
 from interlock.protocols.errors import InterlockError
 from interlock.protocols.journal import Changed, Committed, Joined, Planned, Voided
 from interlock.protocols.node import NodeOpened
+from interlock.protocols.release import lead
 from interlock.protocols.round import Members
 
 TRAINING = dict(rounds=3, epoch_rounds=2)
-KEY = {identity(f"node{i}").public: f"node{i}" for i in range(9)}
+KEY = {identity(f"node{i}").public: f"node{i}" for i in range(12)}
 
 
 def names(members: Members) -> list[list[str]]:
@@ -140,3 +144,68 @@ def test_a_relay_may_die(back: bool) -> None:
     assert ended(world)
     assert [len(stage) for stage in members(world)] == [2, 2, 2]
     assert len(bodies(world, Joined)) == 3 + 2 + 6
+
+
+@pytest.mark.parametrize("number", [520, 502])
+def test_a_replica_that_sends_a_wrong_state_is_found_and_another_asked(number: int) -> None:
+    world = World(manifest(training=TRAINING, replicas=3), spares=1)
+    world.run(until=opened("train", 1))
+    held = members(world)
+    world.kill(held[1][0])
+    left = tuple(sorted(identity(who).public for who in held[1][1:]))
+    liar = KEY[lead(left, 0, 1)]  # the tick that died was the first try
+    engine = world.engines[liar]
+    honest = engine._export
+
+    def lie(job: Export) -> Any:
+        """Something that is no state, or a state of another round."""
+        base = engine._base
+        assert base is not None
+        if number == 520:
+            engine._base = replace(base, tensors=dict(list(base.tensors.items())[1:]))
+        else:
+            engine._base = replace(base, round=7)
+        try:
+            return honest(job)
+        finally:
+            engine._base = base
+
+    engine._export = lie  # type: ignore[method-assign]
+    world.run()
+    assert ended(world)
+    voids = [body for body in bodies(world, Voided) if body.number == number]
+    assert len(voids) == 1 and len(members(world)[1]) == 3
+    if number == 520:
+        assert identity(liar).public.hex()[:12] in voids[0].reason
+
+
+def test_work_goes_to_whoever_is_faster() -> None:
+    training = TRAINING | dict(microbatches=6)
+    world = World(manifest(training=training))
+    for number, engine in enumerate(world.engines.values()):
+        ticking = itertools.count(step=3 if number % 2 else 1)
+        engine._clock = lambda ticking=ticking: float(next(ticking))  # type: ignore[misc]
+    world.run()
+    assert ended(world)
+    plan = [body.plan for body in bodies(world, Planned) if body.plan.kind == "train"][-1]
+    for stage, group in enumerate(plan.members):
+        done = [sum(assigned[stage] == replica for assigned in plan.work) for replica in range(2)]
+        slow = [int(KEY[who][4:]) % 2 for who in group]
+        if slow == [0, 0] or slow == [1, 1]:
+            assert done == [3, 3]
+        else:
+            assert done[slow.index(0)] == 4 or done[slow.index(0)] == 5
+
+
+def test_who_waits_is_drawn_only_for_the_stage_that_its_operator_held() -> None:
+    world = World(manifest(training=TRAINING), spares=2)
+    world.run(until=opened("train", 1))
+    held = members(world)
+    goes = held[0][0]
+    world.kill(goes)
+    world.run(until=lambda w: len(bodies(w, Changed)) >= 2 and goes not in everyone(members(w)))
+    world.restart(goes)  # its place is taken by now
+    world.kill(held[2][0])
+    world.run()
+    assert ended(world)
+    assert goes not in members(world)[2] and len(members(world)[2]) == 2

@@ -210,6 +210,19 @@ def test_a_run_whose_members_die_leave_and_come_is_told_as_it_was() -> None:
     assert len(progress.granted) == 7
 
 
+def test_marks_are_told_as_lines_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    journal = Journal(manifest())
+    journal.start()
+    journal.join("node", "fresh")
+    journal.change("members", swapped(journal.members, "node3", "fresh"))
+    progress, news = followed(journal)
+    display: Any = Followed(progress)
+    Table(display)(news)
+    assert "tick 2: died: node3\ntick 2: joined: fresh\n" in capsys.readouterr().out
+    JsonLines(display)(news)
+    assert '{"event": "death", "tick": 2, "who": "node3"}\n' in capsys.readouterr().out
+
+
 def test_marks_do_not_depend_on_how_many_rows_come_at_once() -> None:
     journal = Journal(manifest())
     journal.start()

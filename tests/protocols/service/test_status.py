@@ -120,6 +120,17 @@ def test_the_state_is_what_the_coordinator_last_said_it_waits_for(journal: Journ
     assert View(run.path).state == "in a tick"
 
 
+def test_who_obeys_an_order_stands_still_by_it(journal: Journal, tmp_path: Path) -> None:
+    run = journal.save(tmp_path / "run")
+    run.url.write_text("interlock://...")
+    announce(run.folder("coordinator"), "Obeyed", order="ab", seq=3, action="halt", reason="we must talk")
+    view = View(run.path)
+    assert view.state == "stands still by halt (order 3): we must talk"
+    announce(run.folder("coordinator"), "Resumed", order="cd", seq=4)
+    view.look()
+    assert view.state == "between ticks"
+
+
 def test_coverage_counts_members_and_everyone_who_ever_was_one(journal: Journal, tmp_path: Path) -> None:
     view = View(journal.save(tmp_path / "run").path)
     found: Any = snapshot(view)["coverage"]
