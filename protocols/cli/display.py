@@ -96,7 +96,7 @@ class JsonLines:
             elif isinstance(item, Mark):
                 say_json({"event": item.kind, "tick": item.tick, "who": item.who})
             elif isinstance(item, Ended):
-                say_json({"event": "ended", "process": item.process, "how": item.how})
+                say_json({"event": "ended", "process": item.process, "how": item.how, "again": item.again})
             elif isinstance(item, Joined):
                 record = item.join.record
                 say_json({"event": "joined", "role": record.role, "operator": record.operator})
@@ -143,7 +143,7 @@ class Table:
             elif isinstance(item, Mark):
                 say(f"tick {item.tick}: {item}")
             elif isinstance(item, Ended):
-                say(f"{item.process} {item.how}; the run goes on without it")
+                say(f"{item.process} {item.how}; {'it was started again' if item.again else 'the run goes on without it'}")
 
     def _table(self) -> RichTable:
         table = RichTable(box=None, show_header=False)
