@@ -143,7 +143,8 @@ class Table:
             elif isinstance(item, Mark):
                 say(f"tick {item.tick}: {item}")
             elif isinstance(item, Ended):
-                say(f"{item.process} {item.how}; {'it was started again' if item.again else 'the run goes on without it'}")
+                then = "it was started again" if item.again else "the run goes on without it"
+                say(f"{item.process} {item.how}; {then}")
 
     def _table(self) -> RichTable:
         table = RichTable(box=None, show_header=False)

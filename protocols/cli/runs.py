@@ -186,7 +186,7 @@ def demo(
         return
     start = machine.now_s()
     machine.set_threads(1)
-    _clear(directory)
+    clear(directory, "demo")
     tell = note if json else say
     if not no_plain:
         tell("demo: this process will know every stage's seed, to train a plain copy")
@@ -198,14 +198,18 @@ def demo(
     _finish(run, start, json=json, report=report, bars=True)
 
 
-def _clear(directory: Path) -> None:
-    """Remove an earlier demo, and only that."""
+def clear(directory: Path, name: str) -> None:
+    """Remove an earlier run of this name, and only that.
+
+    Raises:
+        Misused: E706, something else is there.
+    """
     from ..service.rundir import RunDir
 
     if not directory.exists() or not any(directory.iterdir()):
         return
-    if RunDir(directory).manifest().name != "demo":
-        raise Misused(706, f"{directory} holds another run than a demo", todo="Name another --dir.")
+    if RunDir(directory).manifest().name != name:
+        raise Misused(706, f"{directory} holds another run than a {name}", todo="Name another directory.")
     shutil.rmtree(directory)
 
 

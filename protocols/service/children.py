@@ -43,8 +43,9 @@ class Signalled(Event, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class Child:
-    """One process. starts: when it was started, in seconds of a clock that never goes back. status: None while it runs.
+    """One process. starts: when it was started, in seconds of a clock that never goes back; pids: its numbers then.
 
+    status: how it ended, None while it runs or nobody has looked since.
     is_ours: whether its last end was our doing. is_stopped: whether it stands still until it is told to go on.
     """
 
@@ -53,6 +54,7 @@ class Child:
     arguments: list[str]
     process: subprocess.Popen[bytes]
     starts: list[float] = field(default_factory=list)
+    pids: list[int] = field(default_factory=list)
     status: int | None = None
     is_ours: bool = False
     is_stopped: bool = False
@@ -122,8 +124,11 @@ class Children:
             process = subprocess.Popen(  # noqa: S603  our own command
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        starts = [*(old.starts if old is not None else []), time.monotonic()]
-        self._children[name] = Child(name, folder, arguments, process, starts)
+        child = self._children[name] = Child(name, folder, arguments, process)
+        if old is not None:
+            child.starts, child.pids = old.starts, old.pids
+        child.starts.append(time.monotonic())
+        child.pids.append(process.pid)
         self.note(ProcessStarted(process=name, pid=process.pid))
 
     def send(self, name: str, number: signal.Signals) -> None:

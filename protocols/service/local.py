@@ -151,6 +151,21 @@ class Local:
         self.ended.pop(name, None)
         self.children.start(name, child.folder, child.arguments)
 
+    def cut(self, name: str) -> None:
+        """Cut a process off from the coordinator, and everybody off from a relay. It takes `links`."""
+        assert self._links is not None
+        for link in self._links_of(name):
+            self._links.cut(link)
+
+    def mend(self, name: str) -> None:
+        """Let it be reached again; what was under way is lost."""
+        assert self._links is not None
+        for link in self._links_of(name):
+            self._links.mend(link)
+
+    def _links_of(self, name: str) -> list[str]:
+        return [link for link in (name, f"to {name}") if self._links is not None and link in self._links]
+
     def check(self) -> None:
         """Take note of who has ended, and start again whom nobody ended on purpose.
 
