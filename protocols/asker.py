@@ -19,6 +19,7 @@ from .effects import Announce, Blob, Draw, Effects, Event, Send, Stop
 from .errors import Failed, Refused
 from .manifest import Manifest
 from .members import Invitation, Join, Roster, Welcome, make_record
+from .obeying import Ordering, Orders, refusal
 from .release import Opening, Plan, Ready, verify_opening
 from .round import Sealed, make_sealed, seal_context, verify_sealed
 from .session import Ask, Byte, Over, Question, Queued, Scored, readers, replica, share
@@ -86,6 +87,11 @@ class Asker:
         self._heard: set[bytes] = set()
         self._next = 0  # part to be taken in
         self._fruitless = 0
+        self.orders = Orders(manifest)
+
+    def at(self, seconds: float) -> None:
+        """The time of the next input."""
+        self.orders.at(seconds)
 
     @property
     def identity(self) -> bytes:
@@ -117,6 +123,8 @@ class Asker:
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """Everything an asker reads; each checked where it is read."""
+        if isinstance(message, Ordering) and (source == self._manifest.coordinator or source in self._belonging.relays):
+            return self._ordered(message.text)
         if source == self._manifest.coordinator:
             if isinstance(message, Welcome):
                 self._belonging.welcomed = True
@@ -150,6 +158,12 @@ class Asker:
     def on_done(self, job: object, result: object) -> Effects:
         """An asker has no work."""
         return []
+
+    def _ordered(self, text: str) -> Effects:
+        """The run stands still, by keyholders' word and not only the coordinator's: nothing will be answered."""
+        self.orders.take(text)
+        stop = self.orders.in_force
+        return [] if stop is None else [Stop(refusal(stop))]
 
     # -- asking -------------------------------------------------------------------------------------------------
 

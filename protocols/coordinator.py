@@ -8,6 +8,7 @@ is opened before anything else is planned.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 
 import msgspec
 
@@ -33,6 +34,7 @@ from .journal import (
     Joined,
     Measured,
     Opened,
+    Ordered,
     Planned,
     Row,
     Voided,
@@ -43,6 +45,8 @@ from .ledger import Ledger
 from .manifest import Manifest
 from .members import Join, Leaving, Left, Record, Roster, Welcome, owner, verify_join
 from .membership import Due, due, orphaned
+from .obeying import TIMER, Heard, Noted, Ordering, Orders
+from .orders import Signed
 from .pulse import BEAT_S, Beat, Pulse
 from .release import Began, Declined, Opening, Plan, Ready, Release, Released, Session, verify_opening
 from .round import (
@@ -151,6 +155,7 @@ class Coordinator:
         self._answers: dict[bytes, Answer] = {}
         self._asks: dict[bytes, Ask] = {}  # in the order of their turn; one of each asker
         self._ended = False
+        self.orders = Orders(manifest)
 
     # -- inputs -------------------------------------------------------------------------------------------------
 
@@ -166,6 +171,7 @@ class Coordinator:
         effects: Effects = [After(BEAT_S, "look")]
         if self._ledger.plan is not None and self._ledger.is_open:
             effects.append(self._patience(self._ledger.plan))
+        effects += self._restore_orders(rows, stored)
         return effects + [Admit(j.record.identity, j.record.curve) for j in self._ledger.joins.values()]
 
     def on_timer(self, name: str) -> Effects:
@@ -186,6 +192,8 @@ class Coordinator:
                     )
                 )
             ]
+        if name == TIMER:
+            return self._heard(self.orders.look())
         plan = self._ledger.plan
         if plan is None or name != f"patience {plan.tick}":
             return []
@@ -197,10 +205,12 @@ class Coordinator:
         return self._end(Voided(tick=plan.tick, number=330, reason=f"not in its time; missing: {said}"[:300]))
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
-        """Joins of anyone; everything else from members."""
+        """Joins and orders of anyone; everything else from members."""
         if isinstance(message, Join):
             return self._join(source, message)
         join = self._ledger.joins.get(source)
+        if isinstance(message, Ordering):
+            return self.on_order(message.text, source) if join is not None else self._note(source, message.text)
         if join is None:
             raise Refused(208, f"{source.hex()[:12]} has not joined")
         role = join.record.role
@@ -211,7 +221,9 @@ class Coordinator:
         if role == "gate":
             if isinstance(message, Ready):
                 self._gates[source] = message.known
-                return self._advance()
+                return [*self.orders.remind(source), *self._advance()]
+            if self.orders.in_force is not None and isinstance(message, Released):
+                return self.orders.tell(source)
             if isinstance(message, Released):
                 return self._release(source, message.release)
             if isinstance(message, Declined):
@@ -233,6 +245,8 @@ class Coordinator:
                     raise Refused(604, "a chunk that the corpus does not have", actual=message.number)
                 data = self._chunk(message.number)
                 return [Send(source, ChunkIs(number=message.number), (Blob(data),))]
+            if self.orders.in_force is not None:
+                return self.orders.tell(source)
             return self._from_node(source, message)
         raise Refused(210, f"the coordinator reads no {type(message).__name__} of a {role}")
 
@@ -244,6 +258,62 @@ class Coordinator:
         """The coordinator draws nothing: all randomness is the gates' and the nodes'."""
         return []
 
+    # -- orders -------------------------------------------------------------------------------------------------
+
+    def at(self, seconds: float) -> None:
+        """The time of the next input."""
+        self.orders.at(seconds)
+
+    def on_order(self, text: str, source: bytes = b"") -> Effects:
+        """An order, handed in by a person or sent: obey it and tell everybody.
+
+        Raises:
+            Refused: `Orders.take`.
+        """
+        return self._heard(self.orders.take(text, source=source, to=self._ledger.joins))
+
+    def _note(self, source: bytes, text: str) -> Effects:
+        """An order that somebody unknown brings: it is as good as from anyone, and they want to know."""
+        try:
+            effects, number, what = self.on_order(text), 0, ""
+        except Refused as refused:
+            effects, number, what = [], refused.number, refused.text[:500]
+        return [*effects, Send(source, Noted(order=text_hash(text), number=number, what=what))]
+
+    def _heard(self, heard: Heard) -> Effects:
+        effects = list(heard.effects)
+        for signed in heard.took:
+            effects += self._write_order(signed)
+        if heard.stops:
+            effects += self._stand_still()
+        if heard.resumes:
+            effects += self._advance()
+        return effects
+
+    def _write_order(self, signed: Signed) -> Effects:
+        """What took effect is in the journal; but a release is between a keyholder and its gate."""
+        if signed.order.action == "release":
+            return []
+        return self._write(Ordered(text=signed.note(self._manifest.committee)))
+
+    def _stand_still(self) -> Effects:
+        """Void the open tick; a plan that a gate may have released stays, and is opened after the resume."""
+        self._asks.clear()
+        plan, stop = self._ledger.plan, self.orders.in_force
+        assert stop is not None
+        if plan is None or not self._ledger.is_open:
+            return []
+        reason = f"order {stop.order.seq}, {stop.order.action}: {stop.order.reason}"[:300]
+        return self._end(Voided(tick=plan.tick, number=350, reason=reason))
+
+    def _restore_orders(self, rows: list[Row], stored: Mapping[str, bytes]) -> Effects:
+        """The orders that are stored, and those that only the journal has: it may have come from elsewhere."""
+        effects = self.orders.restore(stored)
+        for row in rows:
+            if isinstance(row.body, Ordered):
+                self.orders.recall(row.body.text)
+        return effects if self.orders.in_force is None else [*effects, *self._stand_still()]
+
     # -- joining ------------------------------------------------------------------------------------------------
 
     def _join(self, source: bytes, join: Join) -> Effects:
@@ -254,8 +324,8 @@ class Coordinator:
         known = self._ledger.joins.get(source)
         if known is not None and known.record == record:  # it may have kept its key and not its invitation
             if record.role == "gate":
-                return [welcome]
-            return [welcome, Send(source, self._roster()), *self._back(source)]
+                return [welcome, *self.orders.remind(source)]
+            return [welcome, Send(source, self._roster()), *self.orders.remind(source), *self._back(source)]
         if known is not None and not _moved(known.record, record):
             raise Refused(209, f"{record.operator} joined before with another record")
         joins = [j for who, j in self._ledger.joins.items() if who != source]
@@ -273,7 +343,7 @@ class Coordinator:
         effects: Effects = [*self._write(Joined(join=join)), Admit(record.identity, record.curve), welcome]
         roster = self._roster()
         effects += [Send(who, roster) for who, j in self._ledger.joins.items() if j.record.role != "gate"]
-        return [*effects, *self._back(source), *self._advance()]
+        return [*effects, *self.orders.remind(source), *self._back(source), *self._advance()]
 
     def _check_node(self, join: Join) -> None:
         """A run has so many nodes, and an operator one at a time.
@@ -310,7 +380,7 @@ class Coordinator:
 
     def _remind(self, source: bytes, ready: Ready) -> Effects:
         """What a node or relay may have missed. A node that hears an opening again says again what it said."""
-        ledger, effects = self._ledger, Effects()
+        ledger, effects = self._ledger, self.orders.remind(source)
         if ready.joins != len(ledger.joins):
             effects.append(Send(source, self._roster()))
         if ledger.opening is None:
@@ -338,6 +408,8 @@ class Coordinator:
 
     def _ask(self, source: bytes, ask: Ask) -> Effects:
         """Somebody wants a session: it waits for its turn, between two ticks of training."""
+        if self.orders.in_force is not None:
+            return self.orders.tell(source)
         ledger = self._ledger
         verify_session(_session(source, ask, 1), self._manifest)
         plan = ledger.plan
@@ -359,7 +431,7 @@ class Coordinator:
 
     def _advance(self) -> Effects:
         """Plan the next tick if none is under way and everyone needed is here."""
-        if self._ended and not self._asks and self._ledger.plan is None:
+        if self.orders.in_force is not None or (self._ended and not self._asks and self._ledger.plan is None):
             return []
         ledger = self._ledger
         if ledger.plan is not None:
@@ -749,6 +821,11 @@ class Coordinator:
         ledger.fold(row)
         stored = Store(f"row {row.number:08d}", encode(row))
         return [stored, Announce(Wrote(number=row.number, row=type(body).__name__))]
+
+
+def text_hash(text: str) -> bytes:
+    """SHA-256 of an order as it was brought, signatures and all: by it whoever brought it knows the answer."""
+    return sha256(text.encode()).digest()
 
 
 def _session(asker: bytes, ask: Ask, seconds: int) -> Session:

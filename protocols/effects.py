@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -110,6 +110,14 @@ class Stop:
 
 Effect: TypeAlias = Send | After | Announce | Store | Work | Draw | Admit | Connect | Stop
 Effects: TypeAlias = list[Effect]
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A role that must know the time, because something that it holds ends by a date."""
+
+    def at(self, seconds: float) -> None:
+        """The time of the input that comes next, in seconds since 1970. It may go back: clocks are set."""
 
 
 class Role(Protocol):

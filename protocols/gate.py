@@ -26,6 +26,7 @@ from .journal import (
     Joined,
     Measured,
     Opened,
+    Ordered,
     Planned,
     Row,
     Voided,
@@ -34,6 +35,7 @@ from .journal import (
 )
 from .manifest import Manifest
 from .members import Join, Role, Welcome, make_record, owner, verify_join
+from .obeying import TIMER, Heard, Ordering, Orders, refusal
 from .release import (
     Base,
     Declined,
@@ -48,6 +50,7 @@ from .release import (
 )
 from .round import Close, Members, verify, verify_reports
 from .session import answerers, verify_session
+from .standing import verify_ordered
 
 HELLO_S = 1.0
 
@@ -119,10 +122,28 @@ class Gate:
         self._asked: Propose | None = None
         self._next: Known | None = None
         self._greeted = False
+        self.orders = Orders(manifest)
+
+    def at(self, seconds: float) -> None:
+        """The time of the next input."""
+        self.orders.at(seconds)
+
+    def on_order(self, text: str, source: bytes = b"") -> Effects:
+        """An order, handed in by a person or sent: obey it and pass it on.
+
+        Raises:
+            Refused: `Orders.take`.
+        """
+        return self._heard(self.orders.take(text, source=source, to=(self._manifest.coordinator,)))
+
+    def _heard(self, heard: Heard) -> Effects:
+        if heard.stops:
+            self._asked = self._next = None
+        return heard.effects
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
         """Begin, from the last stored release; that it was made may have gone unsaid."""
-        effects: Effects = []
+        effects: Effects = self.orders.restore(stored)
         if "known" in stored:
             self._known = decode(stored["known"], Known, whose="gate store")
             release: Release | None = self._known.release
@@ -134,10 +155,13 @@ class Gate:
         """Say hello until welcomed; then `Ready` now and then, since the coordinator may have restarted."""
         if name in ("leave", "hand over"):
             return [Stop()]
+        if name == TIMER:
+            return self._heard(self.orders.look())
         if name != "hello":
             return []
         if self._greeted:
-            return [Send(self._manifest.coordinator, Ready(known=self._known.rows)), After(5 * HELLO_S, "hello")]
+            ready = Send(self._manifest.coordinator, Ready(known=self._known.rows))
+            return [ready, *self.orders.remind(self._manifest.coordinator), After(5 * HELLO_S, "hello")]
         hello = Join(record=self._record, invitation=None)
         return [Send(self._manifest.coordinator, hello), After(HELLO_S, "hello")]
 
@@ -147,14 +171,17 @@ class Gate:
             raise Refused(208, f"a message of {source.hex()[:12]}, who is not the coordinator")
         if isinstance(message, Welcome):
             self._greeted = True
-            return [Send(source, Ready(known=self._known.rows))]
+            return [Send(source, Ready(known=self._known.rows)), *self.orders.proposals(source)]
+        if isinstance(message, Ordering):
+            return self.on_order(message.text, source)
         if not isinstance(message, Propose):
             raise Refused(210, f"a gate reads no {type(message).__name__}")
         plan = message.plan
         known = self._known
-        if known.release is not None and known.plan == plan:
+        if known.release is not None and known.plan == plan and self.orders.in_force is None:
             return [Send(source, Released(release=known.release))]
         try:
+            self._verify_allowed(plan)
             self._next = self._check(message)
         except Refused as refused:
             declined = Declined(
@@ -166,13 +193,14 @@ class Gate:
             )
             return [
                 Send(source, declined),
+                *self.orders.remind(source),
                 Announce(GateRefused(tick=plan.tick, number=refused.number, reason=refused.what)),
             ]
         self._asked = message
         return [Draw(f"contribution {plan.tick}", 32)]
 
     def on_drawn(self, name: str, data: bytes) -> Effects:
-        """Sign, store, and only then send."""
+        """Sign, store, and only then send; unless an order came in between (`_heard`)."""
         if self._asked is None or self._next is None or name != f"contribution {self._asked.plan.tick}":
             return []
         plan = self._asked.plan
@@ -188,6 +216,19 @@ class Gate:
     def on_done(self, job: object, result: object) -> Effects:
         """A gate has no work."""
         return []
+
+    def _verify_allowed(self, plan: Plan) -> None:
+        """Check that neither an order nor the keyholder is against any plan of this epoch.
+
+        Raises:
+            Refused: E351, E352 an order is in force, E354 the keyholder has not allowed this epoch.
+        """
+        stop = self.orders.in_force
+        if stop is not None:
+            why = refusal(stop)
+            raise Refused(why.number, why.what)
+        if self._manifest.release == "manual" and not self.orders.allows(plan.epoch, self._identity.public):
+            raise Refused(354, f"epoch {plan.epoch} waits for the keyholder's word")
 
     def _check(self, ask: Propose) -> Known:
         """What the gate will know if it releases this plan.
@@ -312,7 +353,7 @@ class _History:
         return {who for who, its in self._roles.items() if its == role}
 
     def _before_first(self, rows: tuple[Row, ...]) -> tuple[Base | None, Members, str]:
-        for row in rows:
+        for row in _without_orders(rows, self._manifest):
             if not isinstance(row.body, Joined):
                 raise Refused(315, f"a row '{type(row.body).__name__}' before the first plan")
             self._join(row.body)
@@ -328,6 +369,7 @@ class _History:
             raise Refused(315, f"the rows do not start with the plan of tick {before.tick}")
         if rows[0].previous != before.head:
             raise Refused(310, f"the rows before tick {before.tick} are not those that its plan follows")
+        rows = _without_orders(rows, self._manifest)
         following = [row for row in rows[1:] if not isinstance(row.body, Joined)]
         opened = following[0].body if following else None
         if not isinstance(opened, Opened) or opened.releases != opening.releases or opened.tick != before.tick:
@@ -504,6 +546,18 @@ class _History:
             wanted = (manifest.data.validation_bytes - 1) // manifest.model.context // training.rows
         if len(plan.work) != (0 if plan.change else wanted):
             raise Refused(318, "the plan's micro-batches", expected=wanted, actual=len(plan.work))
+
+
+def _without_orders(rows: tuple[Row, ...], manifest: Manifest) -> tuple[Row, ...]:
+    """The rows but those of orders, which may stand between any others and must be what they say.
+
+    Raises:
+        Refused: E340 to E343.
+    """
+    for row in rows:
+        if isinstance(row.body, Ordered):
+            verify_ordered(row.body.text, manifest)
+    return tuple(row for row in rows if not isinstance(row.body, Ordered))
 
 
 def _grants(members: Members) -> dict[bytes, int]:

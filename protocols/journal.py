@@ -1,6 +1,6 @@
 """The journal: a chain of signed rows, each naming its predecessor, each stored before it is sent.
 
-    join, plan, opening, close, commit, change, measured, answered, void
+    join, plan, opening, close, commit, change, measured, answered, void, order
 
 A row's canonical bytes are what is hashed and signed, so that rows can become leaves of a log.
 """
@@ -18,11 +18,13 @@ from .canonical import Count, Hash, Plain, PublicKey, Signature, digest, encode
 from .change import Prepared
 from .errors import Refused
 from .members import Join
+from .obeying import Text
 from .release import Plan, Release
 from .round import Answer, Bits, Commitment, Measurement, Place, Report
 
 GENESIS = bytes(32)  # predecessor of the first row
 DIED = 332  # number of a void for which only somebody's death is to blame
+ORDERED = 350  # of one for which an order is
 
 
 class Entry(Plain, frozen=True, array_like=True, kw_only=True, tag=True):
@@ -102,7 +104,13 @@ class Voided(Entry, frozen=True, array_like=True, kw_only=True):
     members: tuple[tuple[PublicKey, ...], ...] = ()
 
 
-Body = Joined | Planned | Opened | Closed | Committed | Changed | Measured | Answered | Voided
+class Ordered(Entry, frozen=True, array_like=True, kw_only=True):
+    """An order took effect (`orders`). It may stand between any two rows, and moves nothing by itself."""
+
+    text: Text
+
+
+Body = Joined | Planned | Opened | Closed | Committed | Changed | Measured | Answered | Voided | Ordered
 
 
 class Row(Plain, frozen=True, array_like=True, kw_only=True):

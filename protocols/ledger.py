@@ -7,7 +7,22 @@ from __future__ import annotations
 
 from interlock.kernels.fixed import SHIFTS
 
-from .journal import DIED, GENESIS, Answered, Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided
+from .journal import (
+    DIED,
+    GENESIS,
+    ORDERED,
+    Answered,
+    Changed,
+    Closed,
+    Committed,
+    Joined,
+    Measured,
+    Opened,
+    Ordered,
+    Planned,
+    Row,
+    Voided,
+)
 from .manifest import Manifest
 from .members import Join, owner
 from .release import Base, Opening, Plan, draw_members
@@ -98,7 +113,7 @@ class Ledger:
             self.close = Close(tick=body.tick, opening=body.opening, commitments=body.commitments)
             self._follow_peaks(self.close)
             self._follow_pace(self.close)
-        else:
+        elif not isinstance(body, Ordered):
             self._end(row, body)
 
     def _end(self, row: Row, body: Committed | Changed | Measured | Answered | Voided) -> None:
@@ -125,7 +140,7 @@ class Ledger:
             self.evaluated = self.round
         elif isinstance(body, Voided):
             self.attempt = plan.attempt + 1
-            self.faults = faults + (body.number != DIED)
+            self.faults = faults + (body.number not in (DIED, ORDERED))
             if body.members:
                 self.lasting.append(row)
             self._make_room(body, plan)

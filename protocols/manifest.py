@@ -112,9 +112,42 @@ class Committee(Plain, frozen=True, array_like=True, kw_only=True):
             f"{n} keyholders: {names}",
             f"going on needs {self.release} of {n} gates for every tick",
             f"any {n - self.release + 1} keyholders stop the run by doing nothing",
-            f"orders, which this version does not have yet: {self.halt} will halt it at once, {self.resume} resume",
+            f"{self.halt} of {n} keyholders halt it at once by an order, any one pauses it, {self.resume} resume",
             f"the run survives the loss of {n - self.release} gates, and {self.lying} lying ones cannot fork it",
         ]
+
+
+class Policy(Plain, frozen=True, array_like=True, kw_only=True):
+    """Bounds on orders.
+
+    pause_hours: what one pause lasts at most. pause_cooldown_days: from the start of a keyholder's pause to the start
+    of its next. resume_notice_s: from the start of a halt to the earliest resume.
+    """
+
+    pause_hours: Annotated[int, msgspec.Meta(ge=1, le=24 * 7)] = 24
+    pause_cooldown_days: Annotated[int, msgspec.Meta(ge=0, le=366)] = 7
+    resume_notice_s: Annotated[int, msgspec.Meta(ge=0, le=366 * 86400)] = 0
+
+    def meaning(self) -> list[str]:
+        """What it means, one sentence each, for people."""
+        notice = "at once" if not self.resume_notice_s else f"{shown_seconds(self.resume_notice_s)} after its start"
+        return [
+            f"a pause ends by itself after {self.pause_hours} hours; a keyholder has one in {self.pause_cooldown_days} "
+            "days",
+            f"a halt ends only by an order to resume, at the earliest {notice}",
+        ]
+
+
+def shown_seconds(seconds: int) -> str:
+    """A duration in its largest whole unit.
+
+    >>> shown_seconds(86400), shown_seconds(90)
+    ('1 day', '90 seconds')
+    """
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds % size == 0 and seconds:
+            return f"{seconds // size} {unit}{'s' if seconds != size else ''}"
+    return f"{seconds} seconds"
 
 
 class Manifest(Plain, frozen=True, array_like=True, kw_only=True):
@@ -132,10 +165,11 @@ class Manifest(Plain, frozen=True, array_like=True, kw_only=True):
     data: Data
     training: Training
     admission: Literal["invited", "open"]
-    release: Literal["automatic"]
+    release: Literal["automatic", "manual"]  # manual: a gate releases what its keyholder allowed by hand, by epoch
     frame_width: Literal[16, 24, 32]
     frame_fraction: Annotated[int, msgspec.Meta(ge=1, le=30)]
     gradient_exponent: Annotated[int, msgspec.Meta(ge=-60, le=60)]
+    policy: Policy = Policy()
     wire: Versions = Versions(oldest=1, newest=1)
 
     @property

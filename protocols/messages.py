@@ -9,6 +9,7 @@ from .fetching import ChunkIs, GetChunk, GetIndex, IndexIs
 from .gate import Propose
 from .manifest import Manifest
 from .members import Join, Leaving, Left, Roster, Welcome
+from .obeying import Noted, Ordering
 from .pulse import Beat
 from .release import Began, Declined, Opening, Ready, Released
 from .round import Answering, Close, Committing, Measuring, Reporting, Sealed, Trouble
@@ -32,10 +33,11 @@ BY_COORDINATOR = (
     | Trouble
     | Leaving
     | Beat
+    | Ordering
 )
-BY_STRANGERS = Join  # all that the coordinator reads of somebody unknown
-BY_GATE = Welcome | Propose
-BY_RELAY = Welcome | Roster | Opening | Over | Here | Frame | Sealed | Taken
+BY_STRANGERS = Join | Ordering  # all that the coordinator reads of somebody unknown
+BY_GATE = Welcome | Propose | Ordering
+BY_RELAY = Welcome | Roster | Opening | Over | Here | Frame | Sealed | Taken | Ordering
 BY_NODE = (
     Welcome
     | Left
@@ -51,9 +53,11 @@ BY_NODE = (
     | Frame
     | Sealed
     | Taken
+    | Ordering
 )
-BY_ASKER = Welcome | Roster | Opening | Offers | Queued | Over | Here | Sealed
-EVERY = BY_COORDINATOR | BY_GATE | BY_RELAY | BY_NODE | BY_ASKER
+BY_ASKER = Welcome | Roster | Opening | Offers | Queued | Over | Here | Sealed | Ordering
+BY_BEARER = Noted  # who brings an order and belongs to nobody
+EVERY = BY_COORDINATOR | BY_GATE | BY_RELAY | BY_NODE | BY_ASKER | BY_BEARER
 
 
 def limits(manifest: Manifest) -> Limits:

@@ -25,6 +25,7 @@ from .errors import InterlockError, Overflowed, Refused
 from .fetching import ChunkIs, Fetching, IndexIs, Read
 from .manifest import Manifest
 from .members import Invitation, Join, Leaving, Left, Roster, Welcome, make_record
+from .obeying import TIMER, Heard, Ordering, Orders
 from .passing import Passing
 from .pulse import BEAT_S, Beat
 from .release import Began, Opening, Ready, draw_members, order_key, tick_key, verify_opening
@@ -113,6 +114,7 @@ class Node:
         self._watch = Watch()
         self._heard: set[bytes] = set()  # digests of what came through relays in this tick
         self._said: dict[object, Send] = {}  # in this tick, as far as nobody said that it came
+        self.orders = Orders(manifest)
 
     @property
     def identity(self) -> bytes:
@@ -122,19 +124,24 @@ class Node:
     # -- inputs -------------------------------------------------------------------------------------------------
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
-        """Begin. Until state is sealed at rest a node stores nothing: one that restarts joins again."""
-        return [*self.on_timer("look"), After(BEAT_S, "beat")]
+        """Begin. Until state is sealed at rest a node stores orders and nothing else: one that restarts joins again."""
+        return [*self.orders.restore(stored), *self.on_timer("look"), After(BEAT_S, "beat")]
 
     def on_timer(self, name: str) -> Effects:
         """Join; then, whenever nothing has come for a while, ask for what may have been lost.
 
-        Told to "hand over", it leaves as soon as nothing depends on it; told to "leave", at once.
+        Told to "hand over", it leaves as soon as nothing depends on it, at once if it holds nothing; told to "leave",
+        at once.
         """
         if name == "leave":
             return [Stop()]
+        if name == TIMER:
+            return self._obey(self.orders.look())
         if name == "hand over":
             self._leaving = True
-            return [Announce(Leaves()), Send(self._manifest.coordinator, Leaving())]
+            goes: Effects = [Announce(Leaves()), Send(self._manifest.coordinator, Leaving())]
+            holds = self._base or self._ready is not None or self._part is not None
+            return goes if holds else [*goes, Stop()]  # a node without a stage waits for nobody
         if name == "beat":
             alive = Leaving() if self._leaving else Beat()
             return [Send(self._manifest.coordinator, alive), After(BEAT_S, "beat")]
@@ -151,7 +158,30 @@ class Node:
             if self._fetching is not None:
                 effects += self._fetching.ask()
             effects += self._say_ready()
+            effects += self.orders.remind(self._manifest.coordinator)
         return effects
+
+    def at(self, seconds: float) -> None:
+        """The time of the next input."""
+        self.orders.at(seconds)
+
+    def on_order(self, text: str, source: bytes = b"") -> Effects:
+        """An order, handed in by a person or sent: obey it and pass it on.
+
+        Raises:
+            Refused: `Orders.take`.
+        """
+        everyone = (self._manifest.coordinator, *sorted(self._belonging.relays))
+        return self._obey(self.orders.take(text, source=source, to=everyone))
+
+    def _obey(self, heard: Heard) -> Effects:
+        """Standing still, a node has no part in any tick; base and prepared state stay."""
+        if heard.stops:
+            if isinstance(self._part, Answering):
+                self._jobs.append(Forget(tick=self._part.seat.tick))
+            self._end_tick()
+            self._early.clear()
+        return heard.effects + self._pump()
 
     def _here(self) -> Here:
         return Here(tick=self._now(), have=tuple(sorted(self._heard)))
@@ -166,6 +196,10 @@ class Node:
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """Everything a node reads; each checked where it is read."""
+        if isinstance(message, Ordering) and (source == self._manifest.coordinator or source in self._belonging.relays):
+            return self.on_order(message.text, source)
+        if self.orders.in_force is not None and isinstance(message, Opening | Close | Offers | Frame | Sealed | Taken):
+            return self.orders.tell(source)
         if source == self._manifest.coordinator:
             if isinstance(message, Welcome):
                 self._belonging.welcomed = True

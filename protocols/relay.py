@@ -18,6 +18,7 @@ from .effects import Admit, After, Announce, Blob, Effects, Event, Send, Stop
 from .errors import Refused
 from .manifest import Manifest
 from .members import Invitation, Join, Roster, Welcome, make_record, verify_join
+from .obeying import TIMER, Heard, Ordering, Orders
 from .pulse import BEAT_S, Beat
 from .release import Opening, Ready, draw_members, verify_opening
 from .round import Members, Sealed, verify_sealed
@@ -75,15 +76,37 @@ class Relay:
         self._kept: dict[tuple[bytes, bytes], tuple[tuple[bytes, ...], Frame | Sealed, tuple[Blob, ...]]] = {}
         self._kept_bytes = 0
         self._early: list[tuple[bytes, Frame | Sealed | Taken, tuple[Blob, ...]]] = []
+        self.orders = Orders(manifest)
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
-        """Begin: a relay stores nothing; what it forgets is sent again."""
-        return [*self.on_timer("look"), After(BEAT_S, "beat")]
+        """Begin: a relay stores orders and nothing else; what it forgets is sent again."""
+        return [*self.orders.restore(stored), *self.on_timer("look"), After(BEAT_S, "beat")]
+
+    def at(self, seconds: float) -> None:
+        """The time of the next input."""
+        self.orders.at(seconds)
+
+    def on_order(self, text: str, source: bytes = b"") -> Effects:
+        """An order, handed in by a person or sent: obey it and pass it on.
+
+        Raises:
+            Refused: `Orders.take`.
+        """
+        return self._obey(self.orders.take(text, source=source, to=(self._manifest.coordinator, *self._known)))
+
+    def _obey(self, heard: Heard) -> Effects:
+        """Standing still, a relay carries nothing; who sends it something is told why."""
+        if heard.stops:
+            self._forget()
+            self._early.clear()
+        return heard.effects
 
     def on_timer(self, name: str) -> Effects:
         """Join; then, whenever nothing has come for a while, say what we know."""
         if name in ("leave", "hand over"):
             return [Stop()]
+        if name == TIMER:
+            return self._obey(self.orders.look())
         if name == "beat":
             alive: Effects = [Send(self._manifest.coordinator, Beat())] if self._welcomed else []
             return [*alive, After(BEAT_S, "beat")]
@@ -93,10 +116,17 @@ class Relay:
         if not self._welcomed:
             return [Send(self._manifest.coordinator, self._join), again]
         known = 0 if self._opening is None else self._opening.plan.tick
-        return [Send(self._manifest.coordinator, Ready(known=known, joins=self._joins)), again] if quiet else [again]
+        if not quiet:
+            return [again]
+        coordinator = self._manifest.coordinator
+        return [Send(coordinator, Ready(known=known, joins=self._joins)), *self.orders.remind(coordinator), again]
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
-        """Openings and the roster from the coordinator; frames and sealed traffic from members."""
+        """Openings and the roster from the coordinator; frames and sealed traffic from members; orders from all."""
+        if isinstance(message, Ordering):
+            return self.on_order(message.text, source)
+        if self.orders.in_force is not None and isinstance(message, Opening | Frame | Sealed | Taken):
+            return self.orders.tell(source)
         if source == self._manifest.coordinator:
             if isinstance(message, Welcome):
                 self._welcomed = True
@@ -112,7 +142,7 @@ class Relay:
         elif isinstance(message, Here):
             have = set(message.have)
             again = [Send(source, m, b) for to, m, b in self._kept.values() if source in to and _name(m) not in have]
-            return [Send(source, message), *again]
+            return [Send(source, message), *again, *self.orders.remind(source)]
         elif isinstance(message, Frame | Sealed | Taken):
             return self._carry(source, message, blobs)
         raise Refused(210, f"a relay reads no {type(message).__name__} of {source.hex()[:12]}")

@@ -23,6 +23,7 @@ from .history import Mark, Step
 from .schedule import Crash, Delay, Drop, LinkFault, Partition, Reorder, Schedule, Slow, Twice
 from .spec import Action
 
+CLOCK_S = 1e9  # what the participants' clocks say at the beginning of a run
 EFFECTS_MAX = 10_000  # of one input, as the runner bounds it
 HELD_S = 1.0  # a reordered message waits at most this long for the next of its link
 FRAMES_SHOWN = 3  # of a traceback
@@ -224,6 +225,7 @@ class Actor:
     def act(self, spec: Any, action: Action, arguments: dict[str, Any]) -> fx.Effects:
         """The outside takes an action; one that is misused does nothing."""
         step = self._step("act", name=action.name, arguments=arguments)
+        self._tell_time()
         try:
             effects = action.call(spec, self.role, **arguments)
         except Misused as error:
@@ -248,11 +250,17 @@ class Actor:
         call = getattr(self.role, method, None)
         if call is None:
             return self._carry(step, [], name=method)
+        self._tell_time()
         try:
             effects = call(*arguments)
         except Exception as error:
             return self._carry(step, error=error, name=method)
         return self._carry(step, effects, name=method)
+
+    def _tell_time(self) -> None:
+        """As a runner does before each input."""
+        if isinstance(self.role, fx.Timed):
+            self.role.at(CLOCK_S + self._observer.now())
 
     def _carry(
         self, step: Step | None, effects: Any = None, *, error: Exception | None = None, name: str

@@ -17,7 +17,7 @@ from interlock.protocols.coordinator import Coordinator, RunEnded
 from interlock.protocols.effects import Effects
 from interlock.protocols.errors import Misused
 from interlock.protocols.gate import Gate
-from interlock.protocols.journal import Row
+from interlock.protocols.journal import Changed, Row
 from interlock.protocols.manifest import Committee, Keyholder, Manifest, Model, Training
 from interlock.protocols.members import Invitation, make_invitation
 from interlock.protocols.node import Leaves, Node, NodeOpened
@@ -178,7 +178,9 @@ class RunSpec(Spec):
         held: dict[str, int] = {}
         lost: dict[int, set[str]] = defaultdict(set)
         early: set[str] = set()
-        opened = sorted(seen(NodeOpened), key=lambda event: event.at)
+        changed = {row.body.tick for row in self.rows(seen) if isinstance(row.body, Changed)}
+        holds = [event for event in seen(NodeOpened) if event.kind != "change" or event.tick in changed]
+        opened = sorted(holds, key=lambda event: event.at)
         gone = [(step.who, step.at, step.mark == "dead") for step in seen.steps("crash")]
         gone += [(event.by, event.at, True) for event in seen(Leaves)]
         for who, at, for_good in gone:

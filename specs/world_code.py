@@ -22,13 +22,12 @@ from interlock.protocols.wire import Buffer, Limits
 
 from .history import Step
 from .judge import Judge, Run
-from .links import Actor, Crashed
+from .links import CLOCK_S, Actor, Crashed
 from .schedule import Schedule
 from .spec import Spec
 from .stage import Arrival, Stage
 
 RUN = hashlib.sha256(b"interlock/spec").digest()
-CLOCK_S = 1e9  # what the participants' clocks say at the beginning of a run
 LIMITS = Limits()
 
 

@@ -52,9 +52,9 @@ def test_a_process_of_the_unit_writes_to_its_folder_only_and_leaves_no_memory_be
 
 
 def test_a_node_has_time_to_leave_and_is_then_ended() -> None:
-    assert SET["KillSignal"] == ["SIGTERM"]  # the first leaves, see service/process.py
+    assert SET["KillSignal"] == ["SIGINT"]  # leaves, see service/process.py
     assert SET["TimeoutStopSec"] == ["10min"]
-    assert "STOPSIGNAL SIGTERM" in CONTAINERFILE
+    assert "STOPSIGNAL SIGINT" in CONTAINERFILE
     assert "podman stop --time 600" in PAGE
 
 

@@ -136,9 +136,11 @@ class Terminals:
 
     def close(self) -> None:
         """Stop what still runs, by its number, last started first."""
-        for process, *_ in reversed(self.running):
-            if process.poll() is None:
-                process.terminate()
+        for _ in range(2):  # the first lets a node hand over, the second ends it
+            for process, *_ in reversed(self.running):
+                if process.poll() is None:
+                    process.terminate()
+            time.sleep(0.5)
         for process, *_ in self.running:
             try:
                 process.wait(20)

@@ -115,7 +115,18 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def run(arguments: Sequence[str] | None, commands: typer.Typer = app, *, name: str = "interlock") -> NoReturn:
     """Run one command, by default the process's own arguments, and exit."""
-    from . import ask, chaos, doctor, explain, identity, join, keyholder, runs, serve  # noqa: F401  they register their commands
+    from . import (  # noqa: F401  they register their commands
+        ask,
+        chaos,
+        doctor,
+        explain,
+        identity,
+        join,
+        keyholder,
+        orders,
+        runs,
+        serve,
+    )
 
     try:
         commands(args=None if arguments is None else list(arguments), prog_name=name)

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table as RichTable
 
 from ..journal import Answered, Changed, Joined
+from ..orders import Order
 from ..service import machine
 from ..service.local import Ended, Local
 from ..service.progress import Evaluated, Mark, Trained, Void
@@ -89,6 +90,9 @@ class JsonLines:
                 say_json({"event": "evaluation", "tick": item.tick, "round": item.round, "val_loss": item.loss})
             elif isinstance(item, Void):
                 say_json({"event": "void", "tick": item.tick, "number": item.number, "reason": item.reason})
+            elif isinstance(item, Order):
+                order = {"seq": item.seq, "action": item.action, "cites": item.cites, "reason": item.reason}
+                say_json({"event": "order", **order, "hash": item.hash.hex()})
             elif isinstance(item, Changed):
                 say_json({"event": "change", "tick": item.tick})
             elif isinstance(item, Answered):
@@ -136,6 +140,8 @@ class Table:
                 say(f"round {item.round:4d}  validation {item.loss:.4f} nats a byte over {item.bytes:,} bytes")
             elif isinstance(item, Void):
                 say(f"tick {item.tick} is void: E{item.number} {item.reason}")
+            elif isinstance(item, Order):
+                say(f"{item.action} {item.seq} takes effect: {item.reason}")
             elif isinstance(item, Changed):
                 say(f"tick {item.tick}: every stage prepared its change")
             elif isinstance(item, Answered):
@@ -185,6 +191,8 @@ class Table:
     def _now(self) -> str:
         """What the run does."""
         local, plan = self._local, self._local.progress.plan
+        if (stop := local.progress.stopped) is not None:
+            return f"stands still by {stop.action} {stop.seq}: {stop.reason}"
         if plan is not None and plan.session is not None and local.progress.is_open:
             waits = "" if local.progress.ended else ", which training waits for"
             return f"tick {plan.tick}: a session of at most {plan.session.seconds} s{waits}"

@@ -14,7 +14,9 @@ from ..members import Invited
 from .app import Json, app, say, say_json
 from .serve import read_url
 
-keyholder = typer.Typer(no_args_is_help=True, help="Make a keyholder's key, and invite to a run.")
+keyholder = typer.Typer(
+    no_args_is_help=True, help="Make a keyholder's key, invite to a run, pause, halt and resume it."
+)
 app.add_typer(keyholder, name="keyholder")
 
 

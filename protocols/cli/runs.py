@@ -78,8 +78,10 @@ def _found(directory: Path, choices: Choices, *, json: bool) -> RunDir:
         say(f"  left out, because empty or not text: {skipped} files")
     training = manifest.training
     say(f"  {training.rounds} rounds of {manifest.tokens_per_round:,} bytes, bases turn every {training.epoch_rounds}")
-    for line in manifest.committee.meaning():
+    for line in (*manifest.committee.meaning(), *manifest.policy.meaning()):
         say(f"  {line}")
+    if manifest.release == "manual":
+        say("  every gate waits for its keyholder to allow an epoch: interlock keyholder release EPOCH")
     return run
 
 
@@ -91,8 +93,8 @@ def up(
     serve: Annotated[
         bool, typer.Option("--serve", help="Go on after the last round, answering 'generate' and 'evaluate'.")
     ] = False,
-    log_json: LogJson = False,
     metrics: Metrics = None,
+    log_json: LogJson = False,
 ) -> None:
     """Run all processes of a run that was made with --local, here, to its end.
 
@@ -108,7 +110,14 @@ def up(
             note(f"all rounds are taken; it answers until Ctrl-C: interlock generate {directory} --prompt TEXT")
 
     _follow(
-        run, json=json, disclose=False, threads=threads, ended=ended, serve=serve, log_json=log_json, metrics=metrics
+        run,
+        json=json,
+        disclose=False,
+        threads=threads,
+        ended=ended,
+        serve=serve,
+        metrics=metrics,
+        log_json=log_json,
     )
     _finish(run, start, json=json, report=None)
 
@@ -258,13 +267,13 @@ def _follow(
     threads: int,
     ended: Callable[[], None] = lambda: None,
     serve: bool = False,
-    log_json: bool = False,
     metrics: int | None = None,
+    log_json: bool = False,
 ) -> None:
     from ..service.local import Local, follow
     from .display import JsonLines, Table
 
-    local = Local(run, disclose=disclose, threads=threads, log_json=log_json, metrics=metrics)
+    local = Local(run, disclose=disclose, threads=threads, metrics=metrics, log_json=log_json)
     start = machine.now_s()
     try:
         with JsonLines(local) if json else Table(local) as display:

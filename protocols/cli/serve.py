@@ -25,6 +25,14 @@ app.add_typer(serve, name="serve")
 
 Bind = Annotated[str, typer.Option(help="HOST:PORT to listen at; port 0 is any free one.")]
 Advertise = Annotated[str, typer.Option(help="HOST or HOST:PORT at which others reach it, where that differs.")]
+Metrics = Annotated[
+    int | None,
+    typer.Option(
+        help="Port for Prometheus at http://127.0.0.1:PORT/metrics; 0 is any free one, which the log names.",
+        min=0,
+        max=65535,
+    ),
+]
 Invited = Annotated[
     Path | None,
     typer.Option(help="Invitation by a keyholder, if the join URL has none; no need where admission is open."),
@@ -34,14 +42,6 @@ Elsewhere = Annotated[
 ]
 LogJson = Annotated[
     bool, typer.Option("--log-json", help="Log as JSON lines to log.jsonl in its folder, not as text to log.txt.")
-]
-Metrics = Annotated[
-    int | None,
-    typer.Option(
-        help="Port for Prometheus at http://127.0.0.1:PORT/metrics; 0 is any free one, which the log names.",
-        min=0,
-        max=65535,
-    ),
 ]
 
 
@@ -170,8 +170,8 @@ class Joining:
     url_file: Annotated[Path | None, "File that holds the join URL."] = None
     local: Elsewhere = False
     wait: Annotated[float, "Give up after so many seconds without an answer."] = 60.0
-    log_json: LogJson = False
     metrics: Metrics = None
+    log_json: LogJson = False
 
     def guest(self, upload: Upload | None = None) -> Member:
         """Read key and URL.
@@ -194,9 +194,9 @@ class Joining:
             operator=self.operator,
             folder=self.folder,
             wait_s=self.wait,
+            metrics=self.metrics,
             log_json=self.log_json,
             upload_bytes_per_s=None if upload is None else upload.bytes_per_s(),
-            metrics=self.metrics,
         )
 
 
@@ -210,8 +210,8 @@ def coordinator(
     patience: Annotated[
         float, typer.Option(help="Seconds that a tick may take; then the run stops and says who is missing.")
     ] = 120.0,
-    local: Elsewhere = False,
     metrics: Metrics = None,
+    local: Elsewhere = False,
     limits: Limits,
     logging: Logging,
 ) -> None:
@@ -237,8 +237,8 @@ def coordinator(
         advertise=advertise,
         patience_s=patience,
         told=say,
-        log_json=logging.log_json,
         metrics=metrics,
+        log_json=logging.log_json,
     )
 
 

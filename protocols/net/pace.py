@@ -14,11 +14,11 @@ class Pace:
     """The limit's account (a token bucket that may be overdrawn by one message).
 
     Args:
-        bytes_per_s: more than 0. now_s: a clock that never goes back, as in every call.
+        bytes_per_s: more than 0. now_s, in every call: of a clock that begins at 0 or later and never goes back.
     """
 
-    def __init__(self, bytes_per_s: float, now_s: float) -> None:
-        self._bytes_per_s, self._filled_s = bytes_per_s, now_s
+    def __init__(self, bytes_per_s: float) -> None:
+        self._bytes_per_s, self._filled_s = bytes_per_s, 0.0
         self._free_bytes = bytes_per_s * BURST_S
 
     def wait_s(self, now_s: float) -> float:

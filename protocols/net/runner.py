@@ -172,7 +172,7 @@ class Runner:
         self._kinds, self._door_kinds = kinds, door_kinds
         self._limits, self._door_limits = limits, door_limits
         self._draw, self._observe, self._versions = draw, observe, versions
-        self._sequence = int(clock() * 1_000_000)
+        self._sequence, self._clock = int(clock() * 1_000_000), clock
         self._replay, self._door_replay = Replay(), Replay(DOOR_SENDERS)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._jobs = 0
@@ -270,6 +270,8 @@ class Runner:
         if self._ended is None or self._ended.done():
             return
         try:
+            if isinstance(self._role, fx.Timed):
+                self._role.at(self._clock())
             effects = call()
         except Refused as error:
             self._refuse(error, peer)

@@ -371,8 +371,7 @@ class ZeroMQTransport:
         self._flush: asyncio.Future[None] | None = None
         self._closed, self._address = False, ""
         self.sent_bytes = 0
-        self._upload_bytes_per_s = upload_bytes_per_s
-        self._pace: Pace | None = None
+        self._pace = None if upload_bytes_per_s is None else Pace(upload_bytes_per_s)
         self._paced: dict[_Line, None] = {}  # connections that wait for the limit, in turn
         self._next: _Line | None = None  # whose turn it is
         self._turn: asyncio.TimerHandle | None = None
@@ -391,8 +390,6 @@ class ZeroMQTransport:
         if self._context is not None:
             return
         context = self._context = zmq.Context(1)
-        if self._upload_bytes_per_s is not None:
-            self._pace = Pace(self._upload_bytes_per_s, asyncio.get_running_loop().time())
         if not self._bind:
             return
         socket = self._socket(zmq.ROUTER)

@@ -24,6 +24,14 @@ class Choices:
     halt: Annotated[int, "k_h: keyholders that stop the run by an order."] = 2
     resume: Annotated[int, "k_r: keyholders that a resume needs."] = 3
     lying: Annotated[int, "f: gates that may lie; 2 k_e > n + f."] = 0
+    releasing: Annotated[
+        Literal["automatic", "manual"], "automatic, or manual: a gate waits until its keyholder allows an epoch."
+    ] = "automatic"
+    pause_hours: Annotated[int, "What one pause lasts at most."] = 24
+    pause_cooldown_days: Annotated[int, "From a keyholder's pause to its next."] = 7
+    resume_notice_s: Annotated[
+        int | None, "Seconds from a halt to the earliest resume. Default: a day; 0 with --local."
+    ] = None
     width: Annotated[int, "Width of the residual stream."] = 128
     heads: Annotated[int, "Attention heads."] = 2
     layers_per_stage: Annotated[int, "Layers in each stage."] = 2

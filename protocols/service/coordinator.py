@@ -22,8 +22,8 @@ def serve(
     advertise: str,
     patience_s: float,
     told: Callable[[str], None],
-    log_json: bool = False,
     metrics: int | None = None,
+    log_json: bool = False,
 ) -> None:
     """Coordinate the run of a directory until a signal comes.
 

@@ -18,15 +18,20 @@ from ..effects import Event
 from ..errors import Failed
 from ..manifest import readable
 
-LOG_BYTES, LOG_FILES = 16 << 20, 3  # of a log's file, and how many older ones are kept beside it
 READ_BYTES = 8 << 20  # at once
 LINE_BYTES = 1 << 20  # no event is as long
+LOG_BYTES, LOG_FILES = 16 << 20, 3  # of a log's file, and how many older ones are kept beside it
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _log = logging.getLogger("interlock")
 
 # Events that a person looks for when something is wrong; the others are many.
-_NOTABLE = {"Refusal", "GaveUp", "Waiting", "GateDeclined", "GateRefused", "RunEnded"}
+_NOTABLE = {"Refusal", "GaveUp", "Waiting", "GateDeclined", "GateRefused", "RunEnded"} | {
+    "Learnt",
+    "Obeyed",
+    "Resumed",
+    "Equivocated",
+}
 
 
 class EventFile:

@@ -32,7 +32,13 @@ from .url import JoinURL, parse_url
 CONNECT_S, HANDSHAKE_S = 2.0, 4.0
 WAIT_S = 0.05
 SPEED_S = 0.15  # each thing is timed for about so long
-IMPORTED = {"cryptography": "cryptography", "pynacl": "nacl", "pyzmq": "zmq"}  # where it is not the name itself
+# Where it is not the name itself.
+IMPORTED = {
+    "cryptography": "cryptography",
+    "prometheus-client": "prometheus_client",
+    "pynacl": "nacl",
+    "pyzmq": "zmq",
+}
 OPTIONAL = {"triton": "3.0"}
 
 

@@ -14,7 +14,7 @@ from interlock.vault import Identity
 from .. import corpus
 from ..canonical import encode
 from ..errors import Misused, Refused
-from ..manifest import Committee, Keyholder, Manifest, Model, Training, read_manifest
+from ..manifest import Committee, Keyholder, Manifest, Model, Policy, Training, read_manifest
 from ..members import Invitation, Invited, make_invitation
 from ..messages import limits
 from . import files, rundir
@@ -105,10 +105,15 @@ def _manifest(choices: Choices, coordinator: bytes, keyholders: tuple[Keyholder,
             evaluate_every=choices.evaluate_every,
         ),
         admission=choices.admission,
-        release="automatic",
+        release=choices.releasing,
         frame_width=choices.frame_width,
         frame_fraction=choices.frame_fraction,
         gradient_exponent=exponent,
+        policy=Policy(
+            pause_hours=choices.pause_hours,
+            pause_cooldown_days=choices.pause_cooldown_days,
+            resume_notice_s=_notice(choices),
+        ),
     )
     try:
         manifest = read_manifest(encode(made))  # constructors check no bounds, decoding does
@@ -125,6 +130,13 @@ def _manifest(choices: Choices, coordinator: bytes, keyholders: tuple[Keyholder,
             todo="Choose fewer --layers-per-stage in more --stages, or a smaller --width or --hidden.",
         )
     return manifest
+
+
+def _notice(choices: Choices) -> int:
+    """A run whose keys are all here is for trying things out: nobody needs a day to think."""
+    if choices.resume_notice_s is not None:
+        return choices.resume_notice_s
+    return 0 if choices.local else 86400
 
 
 def _impossible(made: Manifest, what: str) -> Misused:

@@ -134,6 +134,9 @@ _MARKS = (
     ("join", "interlock_joins", "Members that came after the first ones"),
     ("leave", "interlock_leaves", "Members that handed their stage over"),
     ("failover", "interlock_relay_failovers", "Relays that the next plan left out"),
+    ("halt", "interlock_halts", "Halts that took effect"),
+    ("pause", "interlock_pauses", "Pauses that took effect"),
+    ("resume", "interlock_resumes", "Resumes that took effect"),
 )
 
 

@@ -31,7 +31,8 @@ from ..net.zeromq import ZeroMQTransport
 from ..versions import common
 from ..wire import Limits, pack, unpack
 from .events import EventFile, log_to
-from .rundir import save_manifest
+from .orders import Inbox, Obedient
+from .rundir import STORE, save_manifest
 from .store import SQLiteStore
 from .url import JoinURL
 
@@ -57,15 +58,15 @@ class Guest:
 class Member(Guest):
     """Likewise, of a process that serves.
 
-    folder: for its store, events and log. claimed: what `claim` gave, if that was called. log_json: how it logs.
-    upload_bytes_per_s: limit on what it sends. metrics: port to show them at.
+    folder: for its store, events and log. metrics: port to show them at. claimed: what `claim` gave, if that was
+    called. log_json: how it logs. upload_bytes_per_s: limit on what it sends.
     """
 
     folder: Path
+    metrics: int | None = None
     claimed: int | None = None
     log_json: bool = False
     upload_bytes_per_s: float | None = None
-    metrics: int | None = None
 
 
 class Began(Event, frozen=True, kw_only=True):
@@ -76,7 +77,10 @@ class Began(Event, frozen=True, kw_only=True):
 
 
 class Process:
-    """Runs `main` on an event loop; SIGTERM and SIGINT end it cleanly, a second one at once.
+    """Runs `main` on an event loop, until SIGTERM or SIGINT.
+
+    A first SIGINT lets the role hand over what it holds, for as long as that takes; SIGTERM or a second signal stops it
+    cleanly, a third at once.
 
     Args:
         folder: made if missing; gets log, `events.jsonl` and `store.sqlite`. One process at a time works in it.
@@ -98,7 +102,7 @@ class Process:
         self._lock = claim(folder) if claimed is None else claimed  # the system lets go of it with this process
         self.folder, self._leaving = folder, leaving
         self._task: asyncio.Task[None] | None = None
-        self._leave: Callable[[], None] | None = None
+        self._tell: Callable[[str], None] | None = None  # the role's `on_timer`
         self._signals = 0
         log_to(folder, json=log_json)
 
@@ -130,17 +134,20 @@ class Process:
     def _signalled(self, number: signal.Signals) -> None:
         _log.info("stopped by %s", number.name)
         self._signals += 1
-        if self._signals > 1:
+        if self._signals > 2:
             os._exit(1)
-        if self._leave is not None:
+        if self._tell is None:
+            if self._task is not None:
+                self._task.cancel()
+        elif self._signals == 1 and number == signal.SIGINT:
             self._leaving()
-            self._leave()
-        elif self._task is not None:
-            self._task.cancel()
+            self._tell("hand over")
+        else:
+            self._tell("leave")
 
     async def drive(
         self,
-        role: Role,
+        role: Obedient,
         transport: ZeroMQTransport,
         manifest: Manifest,
         *,
@@ -150,21 +157,22 @@ class Process:
         compute: Callable[[Any], Any] = lambda job: None,
         begun: Callable[[], None] = lambda: None,
         said: Sequence[Event] = (),
-        seen: Callable[[Event], None] = lambda event: None,
         metrics: int | None = None,
+        seen: Callable[[Event], None] = lambda event: None,
     ) -> None:
         """Drive a role until it stops.
 
         Args:
             begun: called once the transport listens. said: comes before its events. seen: hears them too.
-            metrics: port at which this machine may read its figures (`metrics.Metrics`).
+
+        metrics: port at which this machine may read its figures (`metrics.Metrics`).
 
         Raises:
             InterlockError: E745, the port cannot be had; or the error it stopped with.
         """
         await transport.start()
         begun()
-        store, written = SQLiteStore(self.folder / "store.sqlite"), self._events(role, manifest, transport, metrics)
+        store, written = SQLiteStore(self.folder / STORE), self._events(role, manifest, transport, metrics)
 
         def observe(event: Event) -> None:
             written(event)
@@ -187,10 +195,14 @@ class Process:
             clock=time.time,
             versions=common(manifest.wire),
         )
-        self._leave = lambda: runner.interrupt("leave")  # the role stops when it has handed over
+        # Whatever a process plays, orders reach it as files: no network and nobody else is needed to stop it.
+        orders = asyncio.create_task(Inbox(self.folder, role, runner.perform).watch())
+        self._tell = runner.interrupt
         try:
             await runner.run()
         finally:
+            orders.cancel()
+            await asyncio.wait([orders])
             _log.info("refused, by number: %s", dict(runner.refused))
             store.close()
             written.close()

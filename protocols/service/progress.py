@@ -9,9 +9,23 @@ from typing import Literal
 from interlock.vault import Cover, smallest_cover
 
 from ..errors import Refused, Warned
-from ..journal import DIED, Answered, Changed, Closed, Committed, Joined, Measured, Opened, Planned, Row, Voided
+from ..journal import (
+    DIED,
+    Answered,
+    Changed,
+    Closed,
+    Committed,
+    Joined,
+    Measured,
+    Opened,
+    Ordered,
+    Planned,
+    Row,
+    Voided,
+)
 from ..manifest import Manifest
 from ..members import Join, owner
+from ..orders import STOPS, Order, read_text
 from ..release import Opening, Plan, draw_members
 from ..round import Loss, Members
 
@@ -63,11 +77,11 @@ class Mark:
     """Something that befell the run beside its training, in which tick and after how many tokens.
 
     death: a member vanished, or started again without its stage's state; join: somebody got a stage, or one that had
-    started again got it back; leave: a member went because it wanted to; failover: plans do without the relay `who`.
-    who: operator.
+    started again got it back; leave: a member went because it wanted to; failover: plans do without the relay `who`;
+    halt, pause, resume: an order took effect. who: operator, or the order's number.
     """
 
-    kind: Literal["death", "join", "leave", "failover"]
+    kind: Literal["death", "join", "leave", "failover", "halt", "pause", "resume"]
     who: str
     tick: int
     tokens: int
@@ -76,7 +90,15 @@ class Mark:
         return f"{_MARKS[self.kind]} {self.who}"
 
 
-_MARKS = {"death": "died:", "join": "joined:", "leave": "left:", "failover": "relay lost:"}
+_MARKS = {
+    "death": "died:",
+    "join": "joined:",
+    "leave": "left:",
+    "failover": "relay lost:",
+    "halt": "halted by order",
+    "pause": "paused by order",
+    "resume": "resumed by order",
+}
 
 
 @dataclass(slots=True)
@@ -110,6 +132,8 @@ class Progress:
     granted: dict[bytes, int] = field(default_factory=dict)
     rounds_lost_to_death: int = 0
     _relays: tuple[bytes, ...] = ()
+    orders: list[Order] = field(default_factory=list)  # those that took effect
+    stopped: Order | None = None  # the one that the run stands still by
     _losses: list[Loss] = field(default_factory=list)
     _clamped: int = 0
 
@@ -162,7 +186,9 @@ class Progress:
         return smallest_cover(self.holdings(ever=ever), self.manifest.stages)
 
     def follow(self, rows: Iterable[Row]) -> list[object]:
-        """Take in rows; give what is worth telling: `Trained`, `Evaluated`, `Void`, `Changed`, `Joined`, `Mark`.
+        """Take in rows; give what is worth telling.
+
+        That is `Trained`, `Evaluated`, `Void`, `Changed`, `Joined`, `Mark` and `Order`.
 
         Raises:
             Refused: E317, the rows are no run's.
@@ -181,6 +207,8 @@ class Progress:
         if isinstance(body, Joined):
             self.joins[body.join.record.identity] = body.join
             return body
+        if isinstance(body, Ordered):
+            return self._order(read_text(body.text.partition("\n\n")[0]))
         if isinstance(body, Planned):
             self._follow_relays(body.plan)
             self.plan, self.is_open, self._losses = body.plan, False, []
@@ -191,6 +219,7 @@ class Progress:
             raise Refused(317, f"a row '{type(body).__name__}' before the first plan")
         self.row_of[plan.tick].append(row.number)
         if isinstance(body, Opened):
+            self.stopped = None  # a pause may have expired, which no row says
             self.opening, self.is_open = Opening(plan=plan, releases=body.releases), True
             self.openings[plan.tick] = self.opening
         elif isinstance(body, Closed):
@@ -251,6 +280,16 @@ class Progress:
 
     def _mark(self, kind: Literal["death", "join", "leave", "failover"], who: bytes, plan: Plan) -> None:
         self.marks.append(Mark(kind, self.name(who), plan.tick, self.tokens))
+
+    def _order(self, order: Order) -> Order:
+        self.orders.append(order)
+        if order.action != "release":  # which stays between a keyholder and its gate
+            self.marks.append(Mark(order.action, str(order.seq), self.plan.tick if self.plan else 0, self.tokens))
+        if order.action in STOPS and (self.stopped is None or self.stopped.action != "halt" or order.action == "halt"):
+            self.stopped = order
+        elif order.cites is not None and self.stopped is not None and self.stopped.seq <= order.cites:
+            self.stopped = None
+        return order
 
     def _end(self, news: object | None) -> object | None:
         self.is_open = False

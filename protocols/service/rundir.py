@@ -6,7 +6,8 @@ DIR/corpus            training text, then validation text; served by the coordin
 DIR/url               the join URL, while the coordinator listens
 DIR/keys/NAME.key     identities made on this machine, mode 600
 DIR/coordinator/, DIR/gate-NAME/, DIR/relay-N/, DIR/node-N/
-                      store.sqlite, events.jsonl and log.txt of one process each
+                      store.sqlite, events.jsonl and log.txt of one process each; and orders/, where it looks for
+                      orders of keyholders
 DIR/report.json, DIR/loss.png, DIR/plain.json, DIR/answers.json
                       what came out
 """
@@ -26,6 +27,7 @@ from ..corpus import Corpus, Index, index, verify_index
 from ..errors import Failed, Misused
 from ..manifest import Manifest, read_manifest, readable
 
+STORE = "store.sqlite"  # in a process's folder
 DISK = "Is the disk full? Is the folder there, and yours to write in?"
 
 
@@ -63,7 +65,7 @@ class RunDir:
     @property
     def journal(self) -> Path:
         """The coordinator's store."""
-        return self.folder("coordinator") / "store.sqlite"
+        return self.folder("coordinator") / STORE
 
     def folder(self, process: str) -> Path:
         """Folder of one process."""

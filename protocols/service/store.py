@@ -70,6 +70,27 @@ class SQLiteStore:
         self._engine.dispose()
 
 
+def read_value(path: Path, key: str) -> bytes | None:
+    """One value of a process's store, also while its owner writes; None if there is none.
+
+    Raises:
+        Failed: E722.
+    """
+    engine = create_engine(_read_only(path), poolclass=NullPool)
+    try:
+        with engine.connect() as connection:
+            found = connection.execute(select(_VALUES.c.value).where(_VALUES.c.key == key)).scalar()
+    except DatabaseError as error:
+        if "no such table" in str(error):
+            return None  # its owner has just begun
+        raise _broken(path, error) from None
+    return None if found is None else bytes(found)
+
+
+def _read_only(path: Path) -> URL:
+    return URL.create("sqlite", database=f"file:{quote(str(path))}", query={"mode": "ro", "uri": "true"})
+
+
 class JournalFile:
     """Reads the rows that a coordinator has stored, also while it runs; never writes.
 
@@ -84,8 +105,7 @@ class JournalFile:
         if not path.is_file():
             raise Misused(705, f"there is no journal at {path}", todo="Start the run first: interlock up DIR")
         self._path = path
-        read_only = URL.create("sqlite", database=f"file:{quote(str(path))}", query={"mode": "ro", "uri": "true"})
-        self._engine: Engine = create_engine(read_only, poolclass=NullPool)
+        self._engine: Engine = create_engine(_read_only(path), poolclass=NullPool)
         self._last = f"{ROW}{first - 1:08d}" if first else ROW
 
     def news(self) -> list[Row]:

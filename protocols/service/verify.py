@@ -17,12 +17,14 @@ from ..errors import Failed, InterlockError, Refused
 from ..journal import (
     GENESIS,
     Answered,
+    Body,
     Changed,
     Closed,
     Committed,
     Joined,
     Measured,
     Opened,
+    Ordered,
     Planned,
     Row,
     Voided,
@@ -30,9 +32,11 @@ from ..journal import (
 )
 from ..manifest import Manifest
 from ..members import owner, verify_join
+from ..orders import Order
 from ..release import Opening, Plan, draw_members, verify_opening
 from ..round import Close, Members, verify, verify_close, verify_reports
 from ..session import answerers
+from ..standing import verify_ordered
 from .events import read_events
 from .report import OUTSIDE, measure
 from .rundir import RunDir
@@ -76,6 +80,7 @@ class _Ledger:
         self._close: Close | None = None
         self._ended = True
         self.round = 0
+        self._halts: set[int] = set()  # numbers of those that nothing has ended
         self.plans: dict[int, set[str]] = {}  # digests of the plans of each tick
         self.openings: dict[int, Opening] = {}
         self.members: dict[int, Members] = {}
@@ -105,9 +110,22 @@ class _Ledger:
         elif isinstance(body, Planned):
             self._planned(body.plan, previous)
         elif isinstance(body, Opened):
+            self._moves(body)
             self._opened(body)
+        elif isinstance(body, Ordered):
+            self._ordered(verify_ordered(body.text, self.manifest).order)
         else:
+            self._moves(body)
             self._inside(body)
+
+    def _ordered(self, order: Order) -> None:
+        if order.action == "halt":
+            self._halts.add(order.seq)
+        self._halts = {seq for seq in self._halts if seq > (order.cites or 0)}
+
+    def _moves(self, body: Body) -> None:
+        if self._halts and not isinstance(body, Voided):
+            raise Refused(317, f"a row '{type(body).__name__}' under halt {max(self._halts)}")
 
     def _join(self, body: Joined) -> None:
         manifest, record, invitation = self.manifest, body.join.record, body.join.invitation

@@ -22,6 +22,7 @@ from interlock.protocols.errors import InterlockError, Refused
 from interlock.protocols.net.runner import DOOR_SENDERS, EFFECTS_MAX
 from interlock.protocols.release import Declined
 from interlock.protocols.wire import DOOR_LIMITS, Envelope, Replay, pack, unpack
+from interlock.specs.links import CLOCK_S
 from interlock.specs.run import COORDINATOR, RunSpec, identity, key
 from interlock.specs.symbolic import SymbolicEngine
 from interlock.vault import Identity
@@ -164,6 +165,7 @@ class Episode:
         if person.over:
             return 0
         try:
+            person.role.at(CLOCK_S)
             effects = call()
         except Refused as refused:
             return refused.number

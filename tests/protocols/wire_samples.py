@@ -25,6 +25,7 @@ from interlock.protocols.fetching import GetChunk
 from interlock.protocols.journal import GENESIS, Voided, make_row
 from interlock.protocols.net.transport import QUEUE_BYTES
 from interlock.protocols.net.zeromq import HIGH_WATER, INBOX_BYTES, Door
+from interlock.protocols.orders import Order, sign
 from interlock.protocols.release import Plan
 from interlock.protocols.service.process import PART_BYTES_MAX
 from interlock.protocols.wire import DOOR_LIMITS, WINDOW, Envelope, Limits, pack
@@ -172,6 +173,20 @@ def row() -> str:
     return dumped("row", make_row(COORDINATOR, RUN.run, 0, GENESIS, void))
 
 
+def order() -> str:
+    """An order with two signatures."""
+    halt = Order(
+        run=RUN.run,
+        seq=1,
+        action="halt",
+        not_before=1_790_000_000,
+        expires=None,
+        reason="the loss of stage 1 rises since round 40",
+    )
+    signed = sign(halt, identity("ada")).merged(sign(halt, identity("bela")))
+    return f"```text\n{signed.note(RUN.committee)}```\n\nIts words: {halt.words}.\n"
+
+
 # --- tables ---
 
 
@@ -183,6 +198,7 @@ def readers() -> str:
         "relays": messages.BY_RELAY,
         "nodes": messages.BY_NODE,
         "askers": messages.BY_ASKER,
+        "bearers": messages.BY_BEARER,
     }
     read: dict[type[Any], list[str]] = {}
     for who, union in unions.items():
@@ -282,7 +298,7 @@ def bounds() -> str:
 
 
 SAMPLES: dict[str, Callable[[], str]] = {
-    made.__name__: made for made in (envelope, body, signed, readers, records, header, planes, row, bounds)
+    made.__name__: made for made in (envelope, body, signed, readers, records, header, planes, row, order, bounds)
 }
 
 

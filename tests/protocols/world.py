@@ -15,7 +15,7 @@ from interlock.protocols import corpus
 from interlock.protocols.asker import Asker, Inquiry
 from interlock.protocols.canonical import decode
 from interlock.protocols.coordinator import Coordinator, RunEnded
-from interlock.protocols.effects import After, Announce, Blob, Draw, Effects, Event, Send, Stop, Store, Work
+from interlock.protocols.effects import After, Announce, Blob, Draw, Effects, Event, Send, Stop, Store, Timed, Work
 from interlock.protocols.errors import InterlockError, Refused
 from interlock.protocols.gate import Gate
 from interlock.protocols.journal import Opened, Planned, Row
@@ -53,6 +53,7 @@ class World:
     backends: dict[str, str] = field(default_factory=dict)  # by node, where it is not torch
     whole: corpus.Corpus = field(default_factory=text)
     rings_max: int = RINGS_MAX
+    now: float = 1e9  # what every clock says
     spares: int = 0
     roles: dict[str, Any] = field(default_factory=dict)
     engines: dict[str, Engine] = field(default_factory=dict)
@@ -150,6 +151,11 @@ class World:
             self.step()
         return self
 
+    def order(self, name: str, text: str) -> None:
+        """Somebody hands an order to a process."""
+        role = self.roles[name]
+        self._queue.append((name, partial(role.on_order, text)))
+
     def step(self) -> None:
         """The next input of some role, if there is one."""
         if self._queue:
@@ -169,6 +175,8 @@ class World:
 
     def _step(self, name: str, call: Callable[[], Effects]) -> None:
         try:
+            if isinstance(self.roles[name], Timed):
+                self.roles[name].at(self.now)
             effects = call()
         except Refused as refused:
             self.refused.append((name, refused))

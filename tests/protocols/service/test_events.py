@@ -12,7 +12,7 @@ import pytest
 from interlock.protocols.coordinator import RunEnded
 from interlock.protocols.effects import Event
 from interlock.protocols.errors import Failed
-from interlock.protocols.service import events
+from interlock.protocols.service import events as module
 from interlock.protocols.service.events import EventFile, EventTail, log_end, log_to, read_events
 
 
@@ -45,7 +45,7 @@ def test_a_line_cut_short_is_read_when_it_is_whole(tmp_path: Path) -> None:
 
 
 def test_events_are_read_in_pieces_and_none_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "READ_BYTES", 100)
+    monkeypatch.setattr(module, "READ_BYTES", 100)
     file = EventFile(tmp_path)
     for number in range(40):
         file(Seen(number=number, peer=None))
@@ -98,9 +98,9 @@ def test_a_line_of_the_log_is_a_json_object_if_asked_for(log: logging.Logger, tm
     folder.mkdir()
     log_to(folder, json=True)
     log.info("two\nlines of %s", "text")
-    file = EventFile(folder)
-    file(RunEnded(rounds=3))
-    file.close()
+    events = EventFile(folder)
+    events(RunEnded(rounds=3))
+    events.close()
     try:
         raise ValueError("x")
     except ValueError as error:
@@ -117,12 +117,12 @@ def test_a_line_of_the_log_is_a_json_object_if_asked_for(log: logging.Logger, tm
 def test_a_log_is_bounded_and_its_oldest_part_goes(
     log: logging.Logger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, as_json: bool
 ) -> None:
-    monkeypatch.setattr(events, "LOG_BYTES", 1000)
+    monkeypatch.setattr(module, "LOG_BYTES", 1000)
     log_to(tmp_path, json=as_json)
     for number in range(200):
         log.info("line %d", number)
     files = sorted(path.name for path in tmp_path.iterdir())
-    assert files == [name, *(f"{name}.{number}" for number in range(1, events.LOG_FILES + 1))]
+    assert files == [name, *(f"{name}.{number}" for number in range(1, module.LOG_FILES + 1))]
     assert all(path.stat().st_size <= 1000 for path in tmp_path.iterdir())
     kept = "".join((tmp_path / file).read_text() for file in [*reversed(files[1:]), files[0]])
     assert "line 199" in kept.splitlines()[-1]

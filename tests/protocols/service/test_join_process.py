@@ -97,7 +97,7 @@ def test_a_url_with_an_invitation_is_all_that_it_takes(here: Here) -> None:
     node.send_signal(signal.SIGINT)
     out, error = node.communicate(timeout=PATIENCE_S)
     assert (node.returncode, error) == (0, f"{LEAVING}\n")
-    assert out == "leaving\n"
+    assert out == "leaving\n"  # it held nothing that somebody would have to take over
     logged = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [line["message"] for line in logged][-1] == "ended"
     assert {line["process"] for line in logged} == {"node-1"}
