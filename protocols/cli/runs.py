@@ -175,7 +175,7 @@ def _count(round: int) -> None:
 def demo(
     calm: Annotated[
         bool,
-        typer.Option("--calm", help="Disturb nothing during the run. (This version disturbs nothing either way.)"),
+        typer.Option("--calm", help="Kill nobody, and let nobody halt it."),
     ] = False,
     no_plain: Annotated[bool, typer.Option("--no-plain", help="Leave out the plain run to compare with.")] = False,
     report: Annotated[Path | None, typer.Option(help="Also write the report to this file.")] = None,
@@ -188,6 +188,7 @@ def demo(
 ) -> None:
     """Train a small model on this machine, ask it, and train one plain process to compare.
 
+    While it trains, a node, a relay and a gate are killed, a fresh node joins, and keyholders halt and resume it.
     Ends with report.json and loss.png in the run's directory, and status 1 if a bar does not hold.
     """
     if verify is not None:
@@ -200,7 +201,8 @@ def demo(
     if not no_plain:
         tell("demo: this process will know every stage's seed, to train a plain copy")
     run = _found(directory, Choices(name="demo", local=3, rounds=rounds, decay=rounds // 2), json=json)
-    _follow(run, json=json, disclose=not no_plain, threads=1, ended=lambda: _ask(run, tell))
+    told = None if calm else tell
+    _follow(run, json=json, disclose=not no_plain, threads=1, ended=lambda: _ask(run, tell), disturb=told)
     if not no_plain:
         tell("training the same model in one plain process ...")
         _compare(run)
@@ -269,15 +271,21 @@ def _follow(
     serve: bool = False,
     metrics: int | None = None,
     log_json: bool = False,
+    disturb: Callable[[str], None] | None = None,
 ) -> None:
+    """Follow a run to its end. disturb: do to it what the demo shows, and say so."""
     from ..service.local import Local, follow
+    from ..service.script import Script
     from .display import JsonLines, Table
 
     local = Local(run, disclose=disclose, threads=threads, metrics=metrics, log_json=log_json)
     start = machine.now_s()
+    script = None if disturb is None else Script(local, disturb)
     try:
         with JsonLines(local) if json else Table(local) as display:
-            whole = follow(local, display, ended=ended, serve=serve)
+            whole = follow(local, display, ended=ended, serve=serve, meddle=script or (lambda: None))
+        if whole and script is not None:
+            script.verify_over()
     except Failed as error:
         _report_of(run, error, machine.now_s() - start)
         raise
