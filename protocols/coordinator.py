@@ -7,7 +7,7 @@ is opened before anything else is planned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 
 import msgspec
@@ -16,13 +16,13 @@ from interlock.vault import Identity
 
 from .addresses import verify_address
 from .attendance import Attendance
-from .canonical import decode, encode
+from .canonical import encode
 from .change import BoxOffer, Offering, Offers, Prepared, Preparing, verify_offer, verify_prepared, verify_prepared_one
 from .corpus import Index
-from .effects import Admit, After, Announce, Blob, Effects, Event, Send, Stop, Store
+from .effects import Admit, After, Announce, Blob, Effects, Event, Send, Stop
 from .errors import Failed, Refused
 from .fetching import ChunkIs, GetChunk, GetIndex, IndexIs
-from .gate import Propose
+from .gate import Propose, verify_proposal
 from .journal import (
     DIED,
     GENESIS,
@@ -40,14 +40,17 @@ from .journal import (
     Voided,
     make_row,
     verify_chain,
+    verify_row,
 )
+from .kept import Kept
 from .ledger import Ledger
 from .manifest import Manifest
 from .members import Join, Leaving, Left, Record, Roster, Welcome, owner, verify_join
 from .membership import Due, due, orphaned
 from .obeying import TIMER, Heard, Noted, Ordering, Orders
-from .orders import Signed
+from .orders import Signed, read_order
 from .pulse import BEAT_S, Beat, Pulse
+from .recovery import Found, Past, Recall, Recalled, Recovered, Recovery, lost, newer
 from .release import Began, Declined, Opening, Plan, Ready, Release, Released, Session, verify_opening
 from .round import (
     Answer,
@@ -80,6 +83,11 @@ from .sharing import share_out
 NODES_MAX = 1024  # that may ever join
 VOIDS_MAX = 5  # attempts at one piece of work
 ASKS_MAX = 64  # sessions that may wait
+GATE_LOOKS = 15  # after so many looks without a word of a gate it is taken to be away
+PLAN_LOOKS = 3  # after so many a plan that gates do not release says whom it waits for
+GRACE_LOOKS = 30  # so long members of a recovered run may look for its coordinator
+HOLD_LOOKS = 5  # so long nodes and relays are heard before a plan is proposed that may be open already
+STORES_MAX = 1000  # of one step, while a journal is rebuilt
 
 
 class Wrote(Event, frozen=True, kw_only=True):
@@ -118,6 +126,8 @@ class Coordinator:
         patience_s: a tick that has not ended after this long is void, and whoever is missing counts as dead; a stage
             whose state nobody alive has held for as long ends the run.
         local: whether all processes are on one machine; if not, a relay must be reachable from others.
+        recover: the journal may be lost: all gates are asked for their rows before anything else, but those of the
+            keyholders in `without`, whose gates will not come back.
     """
 
     def __init__(
@@ -129,6 +139,8 @@ class Coordinator:
         chunk: Callable[[int], bytes],
         patience_s: float = 120.0,
         local: bool = True,
+        recover: bool = False,
+        without: frozenset[bytes] = frozenset(),
     ) -> None:
         self._identity = identity
         self._manifest = manifest
@@ -156,31 +168,57 @@ class Coordinator:
         self._asks: dict[bytes, Ask] = {}  # in the order of their turn; one of each asker
         self._ended = False
         self.orders = Orders(manifest)
+        self._ordered: set[bytes] = set()  # hashes of the orders in the journal
+        self._kept = Kept()
+        self._recover, self._without = recover, without
+        self._recovery: Recovery | None = None  # while others are asked what we forgot
+        self._found: Found | None = None  # what they said, while it is being written
+        self._stores: Effects = []
+        self._guests: dict[bytes, Join] = {}  # gates that are asked, and stand in no row of ours
+        self._said: dict[bytes, Ready] = {}  # by members, meanwhile
+        self._fresh = False  # whether this life began without a row
+        self._quiet: dict[bytes, int] = {}  # looks since a gate was heard
+        self._in_step: set[bytes] = set()  # nodes and relays whose newest opening is ours
+        self._grace = 0  # looks before whoever has not come back counts as dead
+        self._hold = 0  # looks before a plan that was found is proposed
+        self._unopened = 0  # looks since the plan under way was made
+        self._wanting = ""  # what was last said to be missing
 
     # -- inputs -------------------------------------------------------------------------------------------------
 
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
         """Begin, from the rows of an earlier life."""
-        names = sorted(name for name in stored if name.startswith("row "))
-        rows: list[Row] = [decode(stored[name], Row, whose=name) for name in names]
-        verify_chain(rows, run=self._manifest.run, coordinator=self._identity.public, previous=GENESIS, number=0)
+        self._kept = Kept.stored(stored)
+        try:
+            rows = self._kept.rows()
+            verify_chain(rows, run=self._manifest.run, coordinator=self._identity.public, previous=GENESIS, number=0)
+            if self._kept.end != self._kept.whole:
+                raise Refused(310, f"row {self._kept.whole} is not there, and later ones are")
+        except Refused as refused:
+            return [Stop(_damaged(refused))]
         for row in rows:
             self._ledger.fold(row)
-        for who in (*self._ledger.of("node"), *self._ledger.of("relay")):
-            self._pulse.expect(who)
+        self._fresh = not rows and not self._recover
         effects: Effects = [After(BEAT_S, "look")]
+        self._expect_all()
+        if not self._fresh:
+            self._ask_around(rows_lost=self._recover)
         if self._ledger.plan is not None and self._ledger.is_open:
             effects.append(self._patience(self._ledger.plan))
-        effects += self._restore_orders(rows, stored)
-        return effects + [Admit(j.record.identity, j.record.curve) for j in self._ledger.joins.values()]
+        effects += self.orders.restore(stored)
+        self._recall_orders(rows)
+        if self._recovery is None:
+            effects += self._settle_orders()
+        return effects + self._admit_all()
 
     def on_timer(self, name: str) -> Effects:
         """Look who is alive and whether something can move; give up on a tick that does not end."""
         if name in ("leave", "hand over"):
             return [Stop()]
+        if name == "recovered":
+            return self._rebuild()
         if name == "look":
-            self._pulse.look()
-            return [*self._attend(), *self._bury(), *self._advance(), After(BEAT_S, "look")]
+            return [*self._look(), After(BEAT_S, "look")]
         if name == "orphaned" and self._orphaned:
             stages = ", ".join(map(str, orphaned(self._ledger, self._gone())))
             return [
@@ -206,6 +244,8 @@ class Coordinator:
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """Joins and orders of anyone; everything else from members."""
+        if self._recovery is not None:
+            return self._recovering(self._recovery, source, message)
         if isinstance(message, Join):
             return self._join(source, message)
         join = self._ledger.joins.get(source)
@@ -219,15 +259,17 @@ class Coordinator:
             if isinstance(message, Beat):
                 return []
         if role == "gate":
+            self._quiet[source] = 0
             if isinstance(message, Ready):
-                self._gates[source] = message.known
-                return [*self.orders.remind(source), *self._advance()]
+                return [*self.orders.remind(source), *self._gate_ready(source, message)]
             if self.orders.in_force is not None and isinstance(message, Released):
                 return self.orders.tell(source)
             if isinstance(message, Released):
                 return self._release(source, message.release)
             if isinstance(message, Declined):
                 return self._declined(source, message)
+        if isinstance(message, Recalled):
+            return self._recalled(source, message)
         if role == "asker" and isinstance(message, Ask):
             return self._ask(source, message)
         if role in ("relay", "asker") and isinstance(message, Ready):
@@ -281,7 +323,10 @@ class Coordinator:
         return [*effects, Send(source, Noted(order=text_hash(text), number=number, what=what))]
 
     def _heard(self, heard: Heard) -> Effects:
+        """Do what an order asks. While others are asked what we forgot, nothing is written: `_settle_orders` does."""
         effects = list(heard.effects)
+        if self._recovery is not None:
+            return effects
         for signed in heard.took:
             effects += self._write_order(signed)
         if heard.stops:
@@ -292,8 +337,9 @@ class Coordinator:
 
     def _write_order(self, signed: Signed) -> Effects:
         """What took effect is in the journal; but a release is between a keyholder and its gate."""
-        if signed.order.action == "release":
+        if signed.order.action == "release" or signed.order.hash in self._ordered:
             return []
+        self._ordered.add(signed.order.hash)
         return self._write(Ordered(text=signed.note(self._manifest.committee)))
 
     def _stand_still(self) -> Effects:
@@ -306,12 +352,18 @@ class Coordinator:
         reason = f"order {stop.order.seq}, {stop.order.action}: {stop.order.reason}"[:300]
         return self._end(Voided(tick=plan.tick, number=350, reason=reason))
 
-    def _restore_orders(self, rows: list[Row], stored: Mapping[str, bytes]) -> Effects:
-        """The orders that are stored, and those that only the journal has: it may have come from elsewhere."""
-        effects = self.orders.restore(stored)
+    def _recall_orders(self, rows: Iterable[Row]) -> None:
+        """What the journal says of orders: it may have come from elsewhere."""
         for row in rows:
             if isinstance(row.body, Ordered):
                 self.orders.recall(row.body.text)
+                self._ordered.add(read_order(row.body.text, self._manifest).order.hash)
+
+    def _settle_orders(self) -> Effects:
+        """Write what took effect and is in no row, and obey what is in force."""
+        effects: Effects = []
+        for signed in self.orders.standing.effective():
+            effects += self._write_order(signed)
         return effects if self.orders.in_force is None else [*effects, *self._stand_still()]
 
     # -- joining ------------------------------------------------------------------------------------------------
@@ -381,6 +433,9 @@ class Coordinator:
     def _remind(self, source: bytes, ready: Ready) -> Effects:
         """What a node or relay may have missed. A node that hears an opening again says again what it said."""
         ledger, effects = self._ledger, self.orders.remind(source)
+        if ready.known > self._newest():
+            return [Send(source, Recall(first=0))]  # it knows an opening that our disk lost
+        self._in_step.add(source)
         if ready.joins != len(ledger.joins):
             effects.append(Send(source, self._roster()))
         if ledger.opening is None:
@@ -435,7 +490,9 @@ class Coordinator:
             return []
         ledger = self._ledger
         if ledger.plan is not None:
-            return self._propose(ledger.plan) if not ledger.is_open else []
+            if ledger.is_open or self._held():
+                return []
+            return [*self._propose(ledger.plan), *self._wait_for_gates(ledger.plan)]
         missing, effects = self._needed()
         if missing:
             return [Announce(Waiting(what=missing)), *effects]
@@ -455,7 +512,9 @@ class Coordinator:
         """Who must be here before anything can be planned, in words, or nothing."""
         ledger, manifest = self._ledger, self._manifest
         gates, relays = len(self._gates), self._relays()
-        here, need = f"{gates} gates of at least {manifest.committee.release}", manifest.committee.release
+        need = manifest.committee.release
+        here = f"{gates} gates of at least {need}{', without ' if gates < need else ''}"
+        here += ", ".join(self._away()) if gates < need else ""
         if ledger.base is None:
             wanted, nodes = manifest.stages * manifest.replicas, len(self._waiting())
             if nodes < wanted or len(relays) < manifest.relays or gates < need:
@@ -595,6 +654,7 @@ class Coordinator:
             self._answers,
         ):
             collected.clear()
+        self._unopened = 0
 
     def _propose(self, plan: Plan) -> Effects:
         """Ask every ready gate that has not answered; a gate answers the same plan with the same bytes."""
@@ -624,7 +684,12 @@ class Coordinator:
         except Refused:
             del self._releases[source]
             raise
-        effects = self._write(Opened(tick=plan.tick, plan=plan.digest, releases=opening.releases))
+        return self._opened(opening)
+
+    def _opened(self, opening: Opening) -> Effects:
+        """The plan under way is open."""
+        ledger, plan = self._ledger, opening.plan
+        effects = self._write(_opened_row(opening))
         effects += [Send(who, opening) for who in (*ledger.of("relay"), *ledger.of("node"))]
         effects += [Send(who, self._began()) for who in self._newcomers()]
         effects += [Send(who, Left()) for who in sorted(self._leaving - self._holders())]
@@ -652,7 +717,8 @@ class Coordinator:
 
     def _declined(self, source: bytes, message: Declined) -> Effects:
         gate, number = source.hex()[:12], message.number
-        return [Announce(GateDeclined(tick=message.tick, gate=gate, number=number, reason=message.reason))]
+        said = Announce(GateDeclined(tick=message.tick, gate=gate, number=number, reason=message.reason))
+        return [said] if message.opening is None else [said, *self._learn(message.opening)]
 
     # -- inside a tick ------------------------------------------------------------------------------------------
 
@@ -813,14 +879,221 @@ class Coordinator:
         wanted = self._ledger.present[-1] if plan.kind == "evaluate" else self._everyone()
         return [who for who in wanted if who not in have]
 
+    # -- what others know and we forgot (`recovery`) -------------------------------------------------------------
+
+    def _ask_around(self, *, rows_lost: bool) -> Recovery:
+        """Nothing is written or said until gates have told what they know."""
+        self._recovery = asked = Recovery(self._manifest, self._kept.rows(), lost=rows_lost, without=self._without)
+        self._gates.clear()
+        self._in_step.clear()
+        self._forget()
+        return asked
+
+    def _look(self) -> Effects:
+        if self._recovery is None:
+            self._quiet = {gate: looks + 1 for gate, looks in self._quiet.items()}
+            self._gates = {g: known for g, known in self._gates.items() if self._quiet.get(g, 0) < GATE_LOOKS}
+            self._unopened += 1
+            self._hold = max(0, self._hold - 1)
+            if not self._awaited():
+                self._pulse.look()
+            return [*self._attend(), *self._bury(), *self._advance()]
+        if self._found is not None:
+            return []
+        missing = self._recovery.missing()
+        effects = self._wait(f"gates that may know more of this run: {', '.join(missing)}") if missing else Effects()
+        return [*effects, *self._recovery.again(), *self._go_on(self._recovery)]
+
+    def _recovering(self, recovery: Recovery, source: bytes, message: object) -> Effects:
+        """Gates are let in and asked; whoever else is there is remembered; the rest is said again later."""
+        join = self._ledger.joins.get(source) or self._guests.get(source)
+        if self._found is not None:
+            return []
+        self._pulse.heard(source)
+        if isinstance(message, Join):
+            return self._let_in(source, message, join)
+        if isinstance(message, Ordering):
+            return self.on_order(message.text, source) if join is not None else self._note(source, message.text)
+        if join is None:
+            raise Refused(208, f"{source.hex()[:12]} has not joined")
+        gate = join.record.role == "gate"
+        if isinstance(message, Ready):
+            self._said[source] = message
+            if gate:
+                return [recovery.ask(source)]
+            return [Send(source, Recall(first=0))] if message.known > self._newest() else []
+        if isinstance(message, Recalled) and gate:
+            return [*recovery.take(source, message), *self._go_on(recovery)]
+        if isinstance(message, Recalled) and message.opening is not None:
+            recovery.tell(message.opening)
+            return self._go_on(recovery)
+        return []
+
+    def _let_in(self, source: bytes, join: Join, known: Join | None) -> Effects:
+        record = join.record
+        if record.identity != source:
+            raise Refused(205, "a join for another identity", expected=source.hex()[:12])
+        if record.role != "gate":
+            return []  # it asks again, and has lost its state if it is known
+        if known is not None and known.record == record:
+            return [Send(source, Welcome(manifest=encode(self._manifest)))]
+        if known is not None:
+            raise Refused(209, f"{record.operator} joined before with another record")
+        keyholders = self._manifest.committee.identities()
+        verify_join(join, run=self._manifest.run, keyholders=keyholders, open_admission=False, used=frozenset())
+        self._guests[source] = join
+        return [Admit(record.identity, record.curve), Send(source, Welcome(manifest=encode(self._manifest)))]
+
+    def _go_on(self, recovery: Recovery) -> Effects:
+        """Write what is found to be the run's history, if it is found."""
+        while isinstance(found := recovery.look(), Found):
+            ledger = Ledger(self._manifest)
+            for row in found.rows:
+                ledger.fold(row)
+            if found.plan is not None:
+                rows, earlier = tuple(ledger.recent), ledger.lasting_since(0)
+                try:
+                    verify_proposal(
+                        Propose(plan=found.plan, opening=ledger.opening, rows=rows, earlier=earlier), self._manifest
+                    )
+                except Refused:
+                    recovery.dismiss(found.plan)
+                    continue
+            self._found, self._ledger = found, ledger
+            self._stores = self._kept.become(found.rows)
+            return self._rebuild()
+        return found
+
+    def _rebuild(self) -> Effects:
+        """Write some of the rows that were found; then go on from them."""
+        recovery, found = self._recovery, self._found
+        if recovery is None or found is None:
+            return []
+        effects, self._stores = self._stores[:STORES_MAX], self._stores[STORES_MAX:]
+        if self._stores:
+            return [*effects, After(0.0, "recovered")]
+        ledger = self._ledger
+        if found.opening is not None:
+            if ledger.plan is None:
+                effects += self._write(Planned(plan=found.opening.plan))
+            effects += self._write(_opened_row(found.opening))
+        if found.plan is not None:
+            effects += self._write(Planned(plan=found.plan))
+        if ledger.plan is not None and not ledger.is_open and recovery.released(ledger.plan):
+            self._hold = HOLD_LOOKS
+        self._recovery = self._found = None
+        self._recall_orders(self._kept.rows())
+        self._expect_all()
+        if recovery.proven:
+            self._grace = GRACE_LOOKS
+            effects.append(Announce(Recovered(rows=ledger.number, fetched=recovery.fetched, tick=self._newest())))
+            effects += self._void_lost()
+        self._wanting = ""
+        effects += self._settle_orders()
+        effects += self._admit_all()
+        if ledger.plan is not None and ledger.is_open:
+            effects.append(self._patience(ledger.plan))
+        guests, self._guests = self._guests, {}
+        said, self._said = self._said, {}
+        for source, join in guests.items():
+            effects += self._join(source, join)
+        for source, ready in said.items():
+            if source in ledger.joins:
+                effects += self.on_message(source, ready, ())
+        return effects
+
+    def _admit_all(self) -> Effects:
+        return [Admit(j.record.identity, j.record.curve) for j in self._ledger.joins.values()]
+
+    def _gate_ready(self, source: bytes, ready: Ready) -> Effects:
+        """A gate is there. It may know more than we do, or lack rows of the past, which it gets beside the rest."""
+        ledger = self._ledger
+        if ready.known > ledger.number:
+            return [Send(source, Recall(first=ledger.number))]
+        self._gates[source] = ready.known
+        past = ledger.recent[0].number if ledger.opening is not None else 0
+        page = self._kept.page(ready.rows, before=past) if ready.rows < min(past, ready.known) else ()
+        return [*([Send(source, Past(rows=page))] if page else []), *self._advance()]
+
+    def _recalled(self, source: bytes, message: Recalled) -> Effects:
+        """Somebody seems to know more than we do: rows that we signed and do not have, or a newer opening, prove it."""
+        number = self._ledger.number
+        if newer(message, number):
+            verify_row(message.rows[0], run=self._manifest.run, coordinator=self._identity.public)
+            if self._fresh:
+                return [Stop(_forgotten(f"{message.total} rows", f"{number} rows"))]
+            return [self._ask_around(rows_lost=True).ask(source)]
+        return [] if message.opening is None else self._learn(message.opening)
+
+    def _learn(self, opening: Opening) -> Effects:
+        """Somebody knows this opening; if we do not, our disk lost rows.
+
+        Raises:
+            Refused: E204, E206, E301, E302: it is none.
+        """
+        if opening.plan.tick <= self._newest():
+            return []
+        verify_opening(opening, self._manifest)
+        if self._ledger.plan == opening.plan:
+            return [*self._opened(opening), *self._void_lost()]
+        if self._fresh:
+            return [Stop(_forgotten(f"tick {opening.plan.tick}", f"tick {self._newest()}"))]
+        self._ask_around(rows_lost=True).tell(opening)
+        return []
+
+    def _void_lost(self) -> Effects:
+        """End a tick that others say was opened: whatever we wrote in it is lost, and nothing came of it."""
+        if not self._ledger.is_open:
+            return []
+        return self._end(lost(self._newest()))
+
+    def _held(self) -> bool:
+        """Whether a plan must wait since a node or relay that we have not heard may know it to be open."""
+        if self._hold and self._all_in_step():
+            self._hold = 0
+        return self._hold > 0
+
+    def _awaited(self) -> bool:
+        """Whether members have not found us yet, and are not called dead for it."""
+        self._grace = 0 if self._all_in_step() else max(0, self._grace - 1)
+        return self._grace > 0
+
+    def _all_in_step(self) -> bool:
+        return {*self._ledger.of("node"), *self._ledger.of("relay")} <= self._in_step
+
+    def _expect_all(self) -> None:
+        for who in (*self._ledger.of("node"), *self._ledger.of("relay")):
+            self._pulse.expect(who)
+
+    def _newest(self) -> int:
+        """The newest tick that was opened, as far as we know."""
+        return 0 if self._ledger.opening is None else self._ledger.opening.plan.tick
+
+    def _wait(self, what: str) -> Effects:
+        """Say what is missing, once."""
+        if what == self._wanting:
+            return []
+        self._wanting = what
+        return [Announce(Waiting(what=what))]
+
+    def _away(self, have: Mapping[bytes, object] | None = None) -> list[str]:
+        """Keyholders whose gates are not there, or not in `have`."""
+        there = self._gates if have is None else have
+        return [k.name for k in self._manifest.committee.keyholders if k.key not in there]
+
+    def _wait_for_gates(self, plan: Plan) -> Effects:
+        if self._unopened < PLAN_LOOKS:
+            return []
+        need, names = self._manifest.committee.release, ", ".join(self._away(self._releases))
+        return self._wait(f"tick {plan.tick} has {len(self._releases)} of {need} releases, none yet of {names}")
+
     # -- the journal --------------------------------------------------------------------------------------------
 
     def _write(self, body: Body) -> Effects:
         ledger = self._ledger
         row = make_row(self._identity, self._manifest.run, ledger.number, ledger.head, body)
         ledger.fold(row)
-        stored = Store(f"row {row.number:08d}", encode(row))
-        return [stored, Announce(Wrote(number=row.number, row=type(body).__name__))]
+        return [*self._kept.add([row]), Announce(Wrote(number=row.number, row=type(body).__name__))]
 
 
 def text_hash(text: str) -> bytes:
@@ -830,6 +1103,28 @@ def text_hash(text: str) -> bytes:
 
 def _session(asker: bytes, ask: Ask, seconds: int) -> Session:
     return Session(asker=asker, number=ask.number, shapes=ask.shapes, length=ask.length, seconds=seconds)
+
+
+def _opened_row(opening: Opening) -> Opened:
+    return Opened(tick=opening.plan.tick, plan=opening.plan.digest, releases=opening.releases)
+
+
+def _damaged(refused: Refused) -> Failed:
+    return Failed(
+        334,
+        f"the journal is damaged: {refused.text}",
+        todo="Start it once with: interlock serve coordinator DIR --recover   (rows come from the gates)",
+    )
+
+
+def _forgotten(known: str, number: str) -> Failed:
+    return Failed(
+        335,
+        "others know more of this run than the journal here, which began anew",
+        expected=known,
+        actual=number,
+        todo="Restore the coordinator's folder, or start with: interlock serve coordinator DIR --recover",
+    )
 
 
 def _moved(known: Record, record: Record) -> bool:

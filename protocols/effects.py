@@ -63,7 +63,7 @@ class Announce:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Make `value` durable under `key` (replacing what was there) before any later effect begins."""
+    """Make `value` durable under `key` (replacing what was there; empty: nothing) before any later effect begins."""
 
     key: str
     value: bytes

@@ -43,6 +43,8 @@ _TODO = {
     318: "Suspect the coordinator: its plan breaks the protocol.",
     319: "Suspect the coordinator: it opened one plan with two lists of releases. The tick is void; nothing is lost.",
     321: "Ask for less: fewer or shorter texts, or fewer bytes.",
+    336: "Suspect the gate that it names, or its store; the others are asked.",
+    337: "Suspect the coordinator: its journal was changed. Keep the gate's store as evidence.",
     340: "Ask for the file again, unchanged: not a character of an order may differ.",
     341: "Take the order to the run that it names.",
     342: "Ask whom it names to sign again, with the key that the manifest has.",

@@ -33,9 +33,11 @@ from .journal import (
     verify_chain,
     verify_row,
 )
+from .kept import Kept
 from .manifest import Manifest
 from .members import Join, Role, Welcome, make_record, owner, verify_join
 from .obeying import TIMER, Heard, Ordering, Orders, refusal
+from .recovery import Past, Recall, Recalled
 from .release import (
     Base,
     Declined,
@@ -121,7 +123,8 @@ class Gate:
         self._known = _empty()
         self._asked: Propose | None = None
         self._next: Known | None = None
-        self._greeted = False
+        self._greeted = self._hears = False
+        self._kept = Kept()
         self.orders = Orders(manifest)
 
     def at(self, seconds: float) -> None:
@@ -144,6 +147,7 @@ class Gate:
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
         """Begin, from the last stored release; that it was made may have gone unsaid."""
         effects: Effects = self.orders.restore(stored)
+        self._kept = Kept.stored(stored)
         if "known" in stored:
             self._known = decode(stored["known"], Known, whose="gate store")
             release: Release | None = self._known.release
@@ -152,28 +156,36 @@ class Gate:
         return effects + self.on_timer("hello")
 
     def on_timer(self, name: str) -> Effects:
-        """Say hello until welcomed; then `Ready` now and then, since the coordinator may have restarted."""
+        """Say hello until welcomed; then `Ready` now and then, since the coordinator may have restarted.
+
+        One from whom nothing has come since may have lost its journal, and does not know us: then hello again.
+        """
         if name in ("leave", "hand over"):
             return [Stop()]
         if name == TIMER:
             return self._heard(self.orders.look())
         if name != "hello":
             return []
-        if self._greeted:
-            ready = Send(self._manifest.coordinator, Ready(known=self._known.rows))
-            return [ready, *self.orders.remind(self._manifest.coordinator), After(5 * HELLO_S, "hello")]
+        heard, self._hears = self._hears, False
+        if self._greeted and heard:
+            return [self._ready(), *self.orders.remind(self._manifest.coordinator), After(5 * HELLO_S, "hello")]
         hello = Join(record=self._record, invitation=None)
         return [Send(self._manifest.coordinator, hello), After(HELLO_S, "hello")]
 
     def on_message(self, source: bytes, message: Message, blobs: tuple[Blob, ...]) -> Effects:
-        """Answer a proposal."""
+        """Answer a proposal, or a coordinator that asks what it forgot; keep the rows that we missed."""
         if source != self._manifest.coordinator:
             raise Refused(208, f"a message of {source.hex()[:12]}, who is not the coordinator")
+        self._hears = True
         if isinstance(message, Welcome):
             self._greeted = True
-            return [Send(source, Ready(known=self._known.rows)), *self.orders.proposals(source)]
+            return [self._ready(), *self.orders.proposals(source)]
         if isinstance(message, Ordering):
             return self.on_order(message.text, source)
+        if isinstance(message, Recall):
+            return [Send(source, self._recalled(message))]
+        if isinstance(message, Past):
+            return self._past(message)
         if not isinstance(message, Propose):
             raise Refused(210, f"a gate reads no {type(message).__name__}")
         plan = message.plan
@@ -203,11 +215,12 @@ class Gate:
         """Sign, store, and only then send; unless an order came in between (`_heard`)."""
         if self._asked is None or self._next is None or name != f"contribution {self._asked.plan.tick}":
             return []
-        plan = self._asked.plan
+        plan, rows = self._asked.plan, self._asked.rows
         release = make_release(self._identity, plan, data)
         self._known = msgspec.structs.replace(self._next, release=release)
         self._asked = self._next = None
         return [
+            *self._kept.follow(rows),
             Store("known", encode(self._known)),
             Announce(GateReleased(tick=plan.tick, plan=plan.digest.hex())),
             Send(self._manifest.coordinator, Released(release=release)),
@@ -229,6 +242,35 @@ class Gate:
             raise Refused(why.number, why.what)
         if self._manifest.release == "manual" and not self.orders.allows(plan.epoch, self._identity.public):
             raise Refused(354, f"epoch {plan.epoch} waits for the keyholder's word")
+
+    def _ready(self) -> Send:
+        return Send(self._manifest.coordinator, Ready(known=self._known.rows, rows=self._kept.whole))
+
+    def _recalled(self, recall: Recall) -> Recalled:
+        """All that we know of the run's newest ticks, and a page of rows. What was asked of us before is void now."""
+        self._asked = self._next = None
+        known = self._known
+        return Recalled(
+            first=recall.first,
+            rows=self._kept.page(recall.first),
+            total=known.rows,
+            plan=known.plan,
+            release=known.release,
+            opening=known.opening,
+        )
+
+    def _past(self, past: Past) -> Effects:
+        """Keep rows from before we came, or while we were away: whoever opened what followed them has checked them.
+
+        Raises:
+            Refused: E337; E310, E206, E204.
+        """
+        rows = past.rows
+        if not rows or rows[0].number != self._kept.whole or rows[-1].number >= self._known.rows:
+            return []  # said twice, or of what is still under way
+        run, coordinator = self._manifest.run, self._manifest.coordinator
+        verify_chain(rows, run=run, coordinator=coordinator, previous=rows[0].previous, number=rows[0].number)
+        return [*self._kept.fill(rows), self._ready()]
 
     def _check(self, ask: Propose) -> Known:
         """What the gate will know if it releases this plan.
@@ -255,7 +297,17 @@ class Gate:
             raise Refused(314, f"a second opening of tick {opened}")
         if plan.tick != opened + 1:
             raise Refused(312, "the plan's tick", expected=opened + 1, actual=plan.tick)
+        self._kept.verify_fits(ask.rows)
         return _History(manifest, known).follow(ask)
+
+
+def verify_proposal(ask: Propose, manifest: Manifest) -> None:
+    """Check a proposal as a gate does that has followed nothing before.
+
+    Raises:
+        Refused: E310 to E318.
+    """
+    _History(manifest, _empty()).follow(ask)
 
 
 class _History:

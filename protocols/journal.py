@@ -24,6 +24,7 @@ from .round import Answer, Bits, Commitment, Measurement, Place, Report
 
 GENESIS = bytes(32)  # predecessor of the first row
 DIED = 332  # number of a void for which only somebody's death is to blame
+LOST = 333  # of one for which only a coordinator that lost rows is
 ORDERED = 350  # of one for which an order is
 
 

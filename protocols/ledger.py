@@ -10,6 +10,7 @@ from interlock.kernels.fixed import SHIFTS
 from .journal import (
     DIED,
     GENESIS,
+    LOST,
     ORDERED,
     Answered,
     Changed,
@@ -46,8 +47,8 @@ class Ledger:
         base, members, round, epoch, epoch_tick: of the newest state. began: opening of the tick that began the epoch.
         measured: whether exponents of gradient sums are known. evaluated: round of the last evaluation, -1 before.
         answered: whether the last tick was a session.
-        attempt: voided tries of the work at hand. faults: those of them that no death explains. exponents, lifts: what
-            the next plan says (`release.Plan`).
+        attempt: voided tries of the work at hand. faults: those of them that neither a death nor a lost journal
+            explains. exponents, lifts: what the next plan says (`release.Plan`).
         plan: of the tick under way, None between ticks. is_open: whether it was opened. close: its close, if any.
         opening: the newest. present: its members.
     """
@@ -140,7 +141,7 @@ class Ledger:
             self.evaluated = self.round
         elif isinstance(body, Voided):
             self.attempt = plan.attempt + 1
-            self.faults = faults + (body.number not in (DIED, ORDERED))
+            self.faults = faults + (body.number not in (DIED, LOST, ORDERED))
             if body.members:
                 self.lasting.append(row)
             self._make_room(body, plan)

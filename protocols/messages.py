@@ -11,6 +11,7 @@ from .manifest import Manifest
 from .members import Join, Leaving, Left, Roster, Welcome
 from .obeying import Noted, Ordering
 from .pulse import Beat
+from .recovery import Past, Recall, Recalled
 from .release import Began, Declined, Opening, Ready, Released
 from .round import Answering, Close, Committing, Measuring, Reporting, Sealed, Trouble
 from .session import Ask, Over, Queued
@@ -21,6 +22,7 @@ BY_COORDINATOR = (
     | Ready
     | Released
     | Declined
+    | Recalled
     | GetIndex
     | GetChunk
     | Offering
@@ -36,8 +38,8 @@ BY_COORDINATOR = (
     | Ordering
 )
 BY_STRANGERS = Join | Ordering  # all that the coordinator reads of somebody unknown
-BY_GATE = Welcome | Propose | Ordering
-BY_RELAY = Welcome | Roster | Opening | Over | Here | Frame | Sealed | Taken | Ordering
+BY_GATE = Welcome | Propose | Recall | Past | Ordering
+BY_RELAY = Welcome | Roster | Opening | Over | Recall | Here | Frame | Sealed | Taken | Ordering
 BY_NODE = (
     Welcome
     | Left
@@ -49,6 +51,7 @@ BY_NODE = (
     | Offers
     | Close
     | Over
+    | Recall
     | Here
     | Frame
     | Sealed

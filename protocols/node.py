@@ -28,6 +28,7 @@ from .members import Invitation, Join, Leaving, Left, Roster, Welcome, make_reco
 from .obeying import TIMER, Heard, Ordering, Orders
 from .passing import Passing
 from .pulse import BEAT_S, Beat
+from .recovery import Recall, knows
 from .release import Began, Opening, Ready, draw_members, order_key, tick_key, verify_opening
 from .round import Close, Sealed, Step, Stepped, Sum, Summed, Trouble, verify_sealed
 from .seat import Keys, Seat, Secrets
@@ -208,6 +209,8 @@ class Node:
                 return self._belonging.roster(message, self._here())
             if isinstance(message, Opening):
                 return self._open(message)
+            if isinstance(message, Recall):
+                return [Send(source, knows(self._opening))]
             if isinstance(message, Began):
                 return self._began(message.opening)
             if isinstance(message, Left):
@@ -284,6 +287,8 @@ class Node:
         if self._opening is not None and plan.tick <= self._opening.plan.tick:
             if opening == self._opening:  # something of ours may be missing
                 return list(self._said.values())
+            if opening.plan == self._opening.plan and self._part is not None:
+                return self._opened_twice(opening)
             raise Refused(314, "an opening not newer than the one known", expected=f"> {self._opening.plan.tick}")
         verify_opening(opening, self._manifest)
         members = draw_members(opening, self._manifest)
@@ -330,6 +335,14 @@ class Node:
             with suppress(Refused):  # what came too early and is wrong must not cost us the opening
                 effects += self._in_tick(source, message, blobs)
         return effects + self._pump()
+
+    def _opened_twice(self, opening: Opening) -> Effects:
+        """One plan was opened with two lists of releases, so that its keys differ: the tick cannot end."""
+        verify_opening(opening, self._manifest)
+        if self._gave_up:
+            return list(self._said.values())
+        self._said.clear()
+        return self._noted(self._give_up(Refused(319, f"a second opening of tick {opening.plan.tick}")))
 
     def _end_tick(self) -> None:
         if self._keys is not None:

@@ -20,6 +20,7 @@ from .manifest import Manifest
 from .members import Invitation, Join, Roster, Welcome, make_record, verify_join
 from .obeying import TIMER, Heard, Ordering, Orders
 from .pulse import BEAT_S, Beat
+from .recovery import Recall, knows
 from .release import Opening, Ready, draw_members, verify_opening
 from .round import Members, Sealed, verify_sealed
 from .session import Over
@@ -135,6 +136,8 @@ class Relay:
                 return self._admit(message)
             if isinstance(message, Opening):
                 return self._open(message)
+            if isinstance(message, Recall):
+                return [Send(source, knows(self._opening))]
             if isinstance(message, Over):
                 if self._opening is not None and message.tick == self._opening.plan.tick:
                     self._forget()

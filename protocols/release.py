@@ -205,11 +205,12 @@ class Ready(Message, frozen=True, array_like=True, kw_only=True):
     Nodes and relays say it now and then as long as they live: who is silent counts as dead.
 
     known: how many rows a gate has followed; for nodes and relays, the tick of their newest opening. joins: how many
-    joins a node or relay knows of.
+    joins a node or relay knows of. rows: how many rows from the first one on a gate keeps.
     """
 
     known: Count
     joins: Count = 0
+    rows: Count = 0
 
 
 class Released(Message, frozen=True, array_like=True, kw_only=True):

@@ -92,6 +92,12 @@ class Standing:
             key=lambda signed: (signed.order.seq, signed.order.hash),
         )
 
+    def effective(self) -> list[Signed]:
+        """Orders that have taken effect, and whatever has ended them, by number."""
+        done = [s for s in self.known.values() if self.complete(s) and s.order.action in STOPS]
+        done += [] if self.answer is None else [self.answer]
+        return sorted(done, key=lambda signed: (signed.order.seq, signed.order.hash))
+
     def next_place(self) -> tuple[int, bytes | None]:
         """Number of the next order, and the hash of the one before it."""
         numbered = [signed for signed in self.known.values() if signed.order.seq]

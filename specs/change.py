@@ -101,5 +101,5 @@ class Change(RunSpec):
 
     def times(self, seen: Seen, kind: type) -> dict[int, float]:
         """When the coordinator wrote its rows of a kind, by tick, in virtual seconds."""
-        rows = [(stored.at, self.row(stored).body) for stored in seen.stored() if stored.key.startswith("row ")]
+        rows = [(stored.at, self.row(stored).body) for stored in seen.stored() if self.is_row(stored)]
         return {body.tick: at for at, body in rows if isinstance(body, Opened | Changed) and isinstance(body, kind)}

@@ -16,7 +16,7 @@ from interlock.protocols.coordinator import Coordinator
 from interlock.protocols.effects import After, Announce, Blob, Draw, Effects, Event, Send, Store
 from interlock.protocols.errors import Misused, Refused
 from interlock.protocols.gate import GateRefused, Propose
-from interlock.protocols.release import Ready, Released, make_release
+from interlock.protocols.release import Opening, Ready, Released, make_release
 from interlock.protocols.round import Trouble
 from interlock.vault import Identity
 
@@ -34,6 +34,23 @@ class Branched(Event, frozen=True, kw_only=True):
     """The liar keeps one more journal."""
 
     rows: int
+
+
+class AsksNobody(Coordinator):
+    """A coordinator that takes its rows for the whole history, whatever others know."""
+
+    def restore(self, stored: Mapping[str, bytes]) -> Effects:
+        """Begin at once."""
+        effects = super().restore(stored)
+        self._recovery = None
+        return effects
+
+    def _gate_ready(self, source: bytes, ready: Ready) -> Effects:
+        self._gates[source] = ready.known
+        return self._advance()
+
+    def _learn(self, opening: Opening) -> Effects:
+        return []
 
 
 class Liar:
@@ -193,8 +210,14 @@ class Fork(ReleaseProperties):
         honest = super().role(name)
         if name == key(COORDINATOR):
             everyone = (*self.named("g"), *self.named("n"))
-            return Liar(lambda: ReleaseProperties.role(self, name), everyone, self.named("g")[: self.traitorous()])
+            return Liar(lambda: self._one_journal(name), everyone, self.named("g")[: self.traitorous()])
         return SignsAnything(self.identity(name), honest) if name in self.named("g")[: self.traitorous()] else honest
+
+    def _one_journal(self, name: bytes) -> Coordinator:
+        """A coordinator of this spec's kind that asks nobody."""
+        made: Coordinator = super().role(name)
+        made.__class__ = type("AsksNobody", (AsksNobody, type(made)), {})
+        return made
 
     @action(
         by=Liar,

@@ -17,10 +17,11 @@ from interlock.protocols.coordinator import Wrote
 from interlock.protocols.effects import Event
 from interlock.protocols.errors import Failed, Misused
 from interlock.protocols.journal import Joined, Row
+from interlock.protocols.kept import ROW
 from interlock.protocols.manifest import Manifest
 from interlock.protocols.service.events import read_events
 from interlock.protocols.service.rundir import RunDir
-from interlock.protocols.service.store import ROW, read_rows
+from interlock.protocols.service.store import read_rows
 
 from .history import History, Step
 from .judge import Broken, Judge, Result, Verdict

@@ -106,7 +106,7 @@ class Round(RunSpec):
 
 def _made(spec: RunSpec, stored: Any) -> list[int]:
     """The tick whose state a stored row makes the base, if it is such a row."""
-    if not stored.key.startswith("row "):
+    if not spec.is_row(stored):
         return []
     body = spec.row(stored).body
     return [body.tick] if isinstance(body, Committed | Changed) else []

@@ -18,6 +18,7 @@ from interlock.protocols.effects import Effects
 from interlock.protocols.errors import Misused
 from interlock.protocols.gate import Gate
 from interlock.protocols.journal import Changed, Row
+from interlock.protocols.kept import ROW
 from interlock.protocols.manifest import Committee, Keyholder, Manifest, Model, Training
 from interlock.protocols.members import Invitation, make_invitation
 from interlock.protocols.node import Leaves, Node, NodeOpened
@@ -160,7 +161,11 @@ class RunSpec(Spec):
 
     def rows(self, seen: Seen) -> list[Row]:
         """The coordinator's journal so far."""
-        return [self.row(stored) for stored in seen.stored() if stored.key.startswith("row ")]
+        return [self.row(stored) for stored in seen.stored() if self.is_row(stored)]
+
+    def is_row(self, stored: Stored) -> bool:
+        """Whether the coordinator wrote a row of its journal: gates keep copies, and an empty value takes one back."""
+        return stored.by == COORDINATOR and stored.key.startswith(ROW) and bool(stored.value)
 
     def row(self, stored: Stored) -> Row:
         """A row as it was stored."""

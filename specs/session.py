@@ -121,7 +121,7 @@ class Sessions(RunSpec):
         began: dict[int, float] = {}
         restarts = len(seen.steps("crash", COORDINATOR))
         for stored in seen.stored():
-            body = self.row(stored).body if stored.key.startswith("row ") else None
+            body = self.row(stored).body if self.is_row(stored) else None
             if isinstance(body, Opened):
                 began[body.tick] = stored.at
             elif isinstance(body, Answered | Voided):

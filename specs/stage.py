@@ -279,8 +279,10 @@ class Stage(ABC):
             self.note(Step(at=self.now(), kind="announce", who=actor.label, event=event))
 
     def put(self, name: Any, key: str, value: bytes) -> None:
-        """A participant stored something."""
+        """A participant stored something; an empty value is dropped."""
         self.stored[name][key] = value
+        if not value:
+            del self.stored[name][key]
         self.note(Step(at=self.now(), kind="store", who=self.labels[name], name=key, data=value))
 
     def note(self, step: Step) -> None:

@@ -207,9 +207,10 @@ class _Store:
         """All values, by key."""
         return dict(self._stage.stored[self._name])
 
-    def put(self, key: str, value: bytes) -> None:
-        """Replace one value."""
-        self._stage.put(self._name, key, value)
+    def put(self, values: Mapping[str, bytes]) -> None:
+        """Replace these values."""
+        for key, value in values.items():
+            self._stage.put(self._name, key, value)
 
 
 def _names(spec: Spec) -> list[Any]:

@@ -270,11 +270,12 @@ class ReportedStore:
         """All values, by key."""
         return self._store.load()
 
-    def put(self, key: str, value: bytes) -> None:
-        """Replace one value."""
-        self._store.put(key, value)
+    def put(self, values: Mapping[str, bytes]) -> None:
+        """Replace these values."""
+        self._store.put(values)
         participant = self._participant
-        participant.note(Step(at=participant.now(), kind="store", who=participant.label, name=key, data=value))
+        for key, value in values.items():
+            participant.note(Step(at=participant.now(), kind="store", who=participant.label, name=key, data=value))
 
 
 def _end_with(descriptor: int) -> None:

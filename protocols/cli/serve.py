@@ -15,6 +15,7 @@ from .app import app, note, say
 from .options import flatten
 
 if TYPE_CHECKING:
+    from ..errors import Warned
     from ..members import Invitation
     from ..members import Invited as Role
     from ..service.process import Member
@@ -212,25 +213,36 @@ def coordinator(
     ] = 120.0,
     metrics: Metrics = None,
     local: Elsewhere = False,
+    recover: Annotated[
+        bool, typer.Option(help="The journal is lost or damaged: rebuild it from what all gates keep, then go on.")
+    ] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="With --recover: a keyholder whose gate will not come back. Repeat for each."),
+    ] = None,
     limits: Limits,
     logging: Logging,
 ) -> None:
     """Coordinate a run: plans, journal, corpus. Sees no weight, no activation and no secret.
 
     Prints the join URL once it listens, and keeps it in the directory's file 'url' until it ends.
+    On another machine, DIR needs the files manifest and corpus and the key keys/coordinator.key; --recover does the
+    rest.
     """
     limits.settle()
     from ..service import coordinator
     from ..service.rundir import RunDir
     from ..service.url import is_only_here
 
+    def warned(warning: Warned) -> None:
+        note(f"warning: {warning}")
+        note(f"hint: {warning.todo}")
+
+    if without and not recover:
+        raise Misused(733, "--without", expected="--recover with it", todo="Add --recover, or leave it out.")
     if is_only_here(bind, advertise) and not local:
-        warned = Warned(
-            716,
-            f"only this machine reaches a coordinator at {advertise or bind}",
-            todo="Others need --bind 0.0.0.0:7700 --advertise HOST; if there are none, say so with --local.",
-        )
-        note(f"warning: {warned}. {warned.todo}")
+        what, todo = "only this machine reaches a coordinator at", "Others need --bind 0.0.0.0:7700 --advertise HOST"
+        warned(Warned(716, f"{what} {advertise or bind}", todo=f"{todo}; if there are none, say so with --local."))
     coordinator.serve(
         RunDir(directory),
         bind=bind,
@@ -239,6 +251,9 @@ def coordinator(
         told=say,
         metrics=metrics,
         log_json=logging.log_json,
+        recover=recover,
+        without=without or (),
+        warned=warned,
     )
 
 

@@ -13,6 +13,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from typing import Any, Protocol, TypeAlias
 
 from .. import effects as fx
@@ -49,8 +50,8 @@ class Store(Protocol):
     def load(self) -> Mapping[str, bytes]:
         """All values, by key."""
 
-    def put(self, key: str, value: bytes) -> None:
-        """Replace one value. It is durable when this returns."""
+    def put(self, values: Mapping[str, bytes]) -> None:
+        """Replace these values, all or none; an empty one is dropped. They are durable when this returns."""
 
 
 class MemoryStore:
@@ -63,9 +64,9 @@ class MemoryStore:
         """All values, by key."""
         return dict(self.values)
 
-    def put(self, key: str, value: bytes) -> None:
-        """Replace one value."""
-        self.values[key] = value
+    def put(self, values: Mapping[str, bytes]) -> None:
+        """Replace these values."""
+        self.values = {key: value for key, value in (self.values | dict(values)).items() if value}
 
 
 Done: TypeAlias = Callable[[Any, Exception | None], None]  # result, or what it raised
@@ -282,11 +283,15 @@ class Runner:
         try:
             if len(effects) > EFFECTS_MAX:
                 raise Failed(791, "too many effects of one input", expected=EFFECTS_MAX, actual=len(effects))
-            for effect in effects:
-                if isinstance(effect, fx.Stop):
-                    self._stop(effect.error)
-                    return
-                self._carry_out(effect)
+            for stores, group in groupby(effects, lambda effect: isinstance(effect, fx.Store)):
+                if stores:  # one transaction: the disk is waited for once
+                    self._store.put({effect.key: effect.value for effect in group if isinstance(effect, fx.Store)})
+                    continue
+                for effect in group:
+                    if isinstance(effect, fx.Stop):
+                        self._stop(effect.error)
+                        return
+                    self._carry_out(effect)
         except Exception as error:
             self._end(error)
 
@@ -308,8 +313,6 @@ class Runner:
                 self._set_timer(seconds, name)
             case fx.Announce(event):
                 self._observe(event)
-            case fx.Store(key, value):
-                self._store.put(key, value)
             case fx.Work(job):
                 self._jobs += 1
                 if self._jobs > JOBS_MAX:

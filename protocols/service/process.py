@@ -21,7 +21,7 @@ from interlock.vault import Identity
 
 from .. import messages
 from ..canonical import decode
-from ..effects import Event, Role
+from ..effects import Connect, Effects, Event, Role
 from ..errors import InterlockError, Misused, Refused
 from ..manifest import Manifest, read_manifest
 from ..members import Invitation, Join, Welcome
@@ -34,7 +34,7 @@ from .events import EventFile, log_to
 from .orders import Inbox, Obedient
 from .rundir import STORE, save_manifest
 from .store import SQLiteStore
-from .url import JoinURL
+from .url import JoinURL, parse_url
 
 if TYPE_CHECKING:
     from .metrics import Metrics
@@ -103,6 +103,7 @@ class Process:
         self.folder, self._leaving = folder, leaving
         self._task: asyncio.Task[None] | None = None
         self._tell: Callable[[str], None] | None = None  # the role's `on_timer`
+        self._reach: Callable[[JoinURL], None] | None = None
         self._signals = 0
         log_to(folder, json=log_json)
 
@@ -144,6 +145,17 @@ class Process:
             self._tell("hand over")
         else:
             self._tell("leave")
+
+    def moved(self, text: str) -> None:
+        """Go on with a coordinator that listens elsewhere now: `text` is its join URL, of a file that somebody dropped.
+
+        Raises:
+            Misused: E613, it is no join URL; E338, this process looks for no coordinator; E339, it is of another
+                run, or names another coordinator.
+        """
+        if self._reach is None:
+            raise Misused(338, "this process looks for no coordinator", todo="Give the URL to one that has joined.")
+        self._reach(parse_url(text.strip()))
 
     async def drive(
         self,
@@ -198,9 +210,12 @@ class Process:
         # Whatever a process plays, orders reach it as files: no network and nobody else is needed to stop it.
         orders = asyncio.create_task(Inbox(self.folder, role, runner.perform).watch())
         self._tell = runner.interrupt
+        if identity.public != manifest.coordinator:
+            self._reach = lambda url: runner.perform(lambda: _connect(url, manifest))
         try:
             await runner.run()
         finally:
+            self._reach = None
             orders.cancel()
             await asyncio.wait([orders])
             _log.info("refused, by number: %s", dict(runner.refused))
@@ -240,6 +255,20 @@ def claim(folder: Path) -> int:
             709, f"another process works in {folder}", todo="Stop that one first, or name another folder."
         ) from None
     return lock
+
+
+def _connect(url: JoinURL, manifest: Manifest) -> Effects:
+    """Replace the connection to the coordinator: its identity proves that it is the same one."""
+    if url.run != manifest.run or url.key != manifest.coordinator:
+        raise Misused(
+            339,
+            "this URL is of another run, or of another coordinator",
+            expected=f"run {manifest.run.hex()[:16]}, coordinator {manifest.coordinator.hex()[:16]}",
+            actual=f"run {url.run.hex()[:16]}, coordinator {url.key.hex()[:16]}",
+            todo="Take the file 'url' of this run's coordinator.",
+        )
+    _log.info("the coordinator is at %s now", url.address)
+    return [Connect(url.key, url.curve, url.address)]
 
 
 async def join(transport: ZeroMQTransport, guest: Guest, request: Join, *, keep: Path | None) -> Manifest:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Column, LargeBinary, MetaData, String, Table, create_engine, event, select
+from sqlalchemy import Column, LargeBinary, MetaData, String, Table, create_engine, delete, event, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DatabaseError
@@ -15,6 +16,7 @@ from sqlalchemy.pool import NullPool
 from ..canonical import decode
 from ..errors import Failed, Misused
 from ..journal import Row
+from ..kept import ROW
 
 _VALUES = Table(
     "stored",
@@ -22,7 +24,7 @@ _VALUES = Table(
     Column("key", String, primary_key=True),
     Column("value", LargeBinary, nullable=False),
 )
-ROW = "row "  # keys of journal rows: "row 00000012"
+_DAMAGED = "Is the disk full, or the file damaged? A coordinator's journal comes back with: --recover"
 
 
 class SQLiteStore:
@@ -51,16 +53,33 @@ class SQLiteStore:
             raise _broken(path, error) from None
 
     def load(self) -> dict[str, bytes]:
-        """All values, by key."""
-        with self._connection.begin():
-            return {row.key: row.value for row in self._connection.execute(select(_VALUES))}
+        """All values, by key.
 
-    def put(self, key: str, value: bytes) -> None:
-        """Replace one value. It is durable when this returns."""
-        statement = insert(_VALUES).values(key=key, value=value)
+        Raises:
+            Failed: E722.
+        """
         try:
             with self._connection.begin():
-                self._connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
+                return {row.key: row.value for row in self._connection.execute(select(_VALUES))}
+        except DatabaseError as error:
+            raise _broken(self._path, error) from None
+
+    def put(self, values: Mapping[str, bytes]) -> None:
+        """Replace these values, all or none; an empty one is dropped. They are durable when this returns.
+
+        Raises:
+            Failed: E722; nothing was changed.
+        """
+        kept = [{"key": key, "value": value} for key, value in values.items() if value]
+        gone = [key for key, value in values.items() if not value]
+        statement = insert(_VALUES)
+        replace = statement.on_conflict_do_update(index_elements=["key"], set_={"value": statement.excluded.value})
+        try:
+            with self._connection.begin():
+                if kept:
+                    self._connection.execute(replace, kept)
+                for key in gone:
+                    self._connection.execute(delete(_VALUES).where(_VALUES.c.key == key))
         except DatabaseError as error:
             raise _broken(self._path, error) from None
 
@@ -126,6 +145,34 @@ class JournalFile:
             self._last = found[-1].key
         return [decode(value, Row, whose=key) for key, value in found]
 
+    def each(self) -> Iterator[tuple[str, Row]]:
+        """One key and row after the other, as far as the file can be read.
+
+        Raises:
+            Failed: E722. Refused: E201, a row's bytes are not canonical.
+        """
+        statement = select(_VALUES).where(_VALUES.c.key.startswith(ROW)).order_by(_VALUES.c.key)
+        try:
+            with self._engine.connect() as connection:
+                for key, value in connection.execution_options(yield_per=100).execute(statement):
+                    yield key, decode(value, Row, whose=key)
+        except DatabaseError as error:
+            raise _broken(self._path, error) from None
+
+    def check(self) -> None:
+        """Have SQLite look at every page of the file.
+
+        Raises:
+            Failed: E722, with what it finds first.
+        """
+        try:
+            with self._engine.connect() as connection:
+                found = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
+        except DatabaseError as error:
+            raise _broken(self._path, error) from None
+        if found != "ok":
+            raise Failed(722, f"the store {self._path} is damaged: {found}", todo=_DAMAGED)
+
 
 def read_rows(path: Path) -> list[Row]:
     """All rows of a journal.
@@ -137,4 +184,4 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _broken(path: Path, error: DatabaseError) -> Failed:
-    return Failed(722, f"the store {path} cannot be used: {error.orig}", todo="Is the disk full, or the file damaged?")
+    return Failed(722, f"the store {path} cannot be used: {error.orig}", todo=_DAMAGED)

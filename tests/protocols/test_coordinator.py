@@ -15,6 +15,7 @@ from interlock.protocols.errors import Refused
 from interlock.protocols.gate import Propose
 from interlock.protocols.journal import Changed, Committed, Measured, Opened, Row
 from interlock.protocols.members import Join, make_invitation, make_record
+from interlock.protocols.recovery import knows
 from interlock.protocols.release import Ready
 
 NODES = [f"node{i}" for i in range(6)]
@@ -37,6 +38,9 @@ def restarted(rows: list[tuple[str, bytes]], kind: type) -> tuple[list[Any], lis
     effects: list[Any] = []
     for name in [*NODES, "ada", "bela"]:
         effects += role.on_message(identity(name).public, Ready(known=0), ())
+    assert not [e for e in effects if isinstance(e, Send) and isinstance(e.message, Propose)]  # gates may know more
+    for name in ("ada", "bela"):
+        effects += role.on_message(identity(name).public, knows(None), ())
     return first, effects, decoded[end]
 
 

@@ -60,8 +60,10 @@ class Answering:
             if isinstance(effect, Draw):
                 self.draws += 1
                 effects = self.gate.on_drawn(effect.name, bytes([self.draws]) * effect.size)
-                assert isinstance(effects[0], Store)
-                self.stored[effects[0].key] = effects[0].value
+                stores = [each for each in effects if isinstance(each, Store)]
+                assert effects[: len(stores)] == stores
+                assert stores[-1].key == "known"
+                self.stored |= {store.key: store.value for store in stores}
         (answer,) = (effect.message for effect in effects if isinstance(effect, Send))
         assert isinstance(answer, Released | Declined)
         return answer

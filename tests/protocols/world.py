@@ -193,6 +193,8 @@ class World:
                     self.events.append((name, event))
                 case Store(key, value):
                     self.stores[name][key] = value
+                    if not value:
+                        del self.stores[name][key]
                 case Draw(what, size):
                     drawn = self._draws[name](size)
                     self._queue.append((name, partial(role.on_drawn, what, drawn)))
