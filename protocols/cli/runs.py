@@ -16,7 +16,7 @@ from ..service import machine
 from ..service.choices import Choices
 from .app import Json, app, note, say, say_json
 from .options import flatten
-from .serve import Limits, LogJson, Metrics
+from .serve import Limits, LogJson, Metrics, Patience
 
 if TYPE_CHECKING:
     from ..service.rundir import RunDir
@@ -94,10 +94,12 @@ def up(
         bool, typer.Option("--serve", help="Go on after the last round, answering 'generate' and 'evaluate'.")
     ] = False,
     metrics: Metrics = None,
+    patience: Patience = 120.0,
     log_json: LogJson = False,
 ) -> None:
     """Run all processes of a run that was made with --local, here, to its end.
 
+    Whoever is killed is started again, five times in ten minutes; a node then gets its stage's state from a partner.
     Ctrl-C stops them cleanly, a second one at once. A stopped run cannot go on: weights are in memory only.
     """
     machine.set_threads(threads)
@@ -117,6 +119,7 @@ def up(
         ended=ended,
         serve=serve,
         metrics=metrics,
+        patience_s=patience,
         log_json=log_json,
     )
     _finish(run, start, json=json, report=None)
@@ -270,6 +273,7 @@ def _follow(
     ended: Callable[[], None] = lambda: None,
     serve: bool = False,
     metrics: int | None = None,
+    patience_s: float = 120.0,
     log_json: bool = False,
     disturb: Callable[[str], None] | None = None,
 ) -> None:
@@ -278,7 +282,9 @@ def _follow(
     from ..service.script import Script
     from .display import JsonLines, Table
 
-    local = Local(run, disclose=disclose, threads=threads, metrics=metrics, log_json=log_json)
+    local = Local(
+        run, disclose=disclose, threads=threads, metrics=metrics, log_json=log_json, patience_s=patience_s
+    )
     start = machine.now_s()
     script = None if disturb is None else Script(local, disturb)
     try:

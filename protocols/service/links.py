@@ -73,6 +73,7 @@ class Links:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="links", daemon=True)
         self._links: dict[str, _Link] = {}
+        self._servers: list[asyncio.Server] = []
         self._thread.start()
 
     def open(self, name: str, target: int) -> None:
@@ -82,6 +83,7 @@ class Links:
             link = _Link(target)
             link.whole.set()
             server = await asyncio.start_server(link.accept, HOST, 0)
+            self._servers.append(server)
             link.port = server.sockets[0].getsockname()[1]
             self._links[name] = link
 
@@ -119,11 +121,15 @@ class Links:
         """Reset every connection and end the thread."""
 
         async def close() -> None:
+            for server in self._servers:
+                server.close()
             here = asyncio.current_task()
             tasks = [task for task in asyncio.all_tasks() if task is not here]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for server in self._servers:
+                await server.wait_closed()
 
         self._wait(close())
         self._loop.call_soon_threadsafe(self._loop.stop)

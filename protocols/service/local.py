@@ -58,7 +58,7 @@ class Local:
         metrics: port at which the coordinator shows its figures; the others follow, in the order of their start.
         links: what every connection goes through, so that it can be cut: each process's to the coordinator by the
             process's name, and everybody's to a relay by "to" and its name.
-        patience_s: the coordinator's. None: what is usual.
+        patience_s: the coordinator's.
 
     Attributes:
         children: its processes, by name. ended: those that the run goes on without, and how each ended.
@@ -76,7 +76,7 @@ class Local:
         log_json: bool = False,
         metrics: int | None = None,
         links: Links | None = None,
-        patience_s: float | None = None,
+        patience_s: float = 120.0,
     ) -> None:
         self.run, self.manifest = run, run.manifest()
         self.progress = Progress(self.manifest)
@@ -237,7 +237,7 @@ class Local:
     def _coordinate(self, port: int) -> None:
         """Start the coordinator; others know the port that it had before."""
         listen = ["--bind", f"{HOST}:{port}"] if self._links is None else self._listen("coordinator")
-        patience = [] if self._patience_s is None else ["--patience", str(self._patience_s)]
+        patience = ["--patience", str(self._patience_s)]
         self._start("coordinator", ["coordinator", str(self.run.path), "--local", *listen, *patience])
 
     def _listen(self, name: str) -> list[str]:
