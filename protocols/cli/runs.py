@@ -282,9 +282,7 @@ def _follow(
     from ..service.script import Script
     from .display import JsonLines, Table
 
-    local = Local(
-        run, disclose=disclose, threads=threads, metrics=metrics, log_json=log_json, patience_s=patience_s
-    )
+    local = Local(run, disclose=disclose, threads=threads, metrics=metrics, log_json=log_json, patience_s=patience_s)
     start = machine.now_s()
     script = None if disturb is None else Script(local, disturb)
     try:
