@@ -74,10 +74,21 @@ class Children:
     """
 
     def __init__(self, log: Path, *, threads: int = 1, log_json: bool = False) -> None:
-        log.mkdir(exist_ok=True)
-        self.note = EventFile(log)
+        self._log = log
+        self._events: EventFile | None = None
         self._more = ["--threads", str(threads), *(["--log-json"] if log_json else [])]
         self._children: dict[str, Child] = {}
+
+    def note(self, event: Event) -> None:
+        """Add to the log what was done.
+
+        Raises:
+            Failed: E707.
+        """
+        if self._events is None:
+            self._log.mkdir(exist_ok=True)
+            self._events = EventFile(self._log)
+        self._events(event)
 
     def __getitem__(self, name: str) -> Child:
         """A process by its name.
@@ -172,6 +183,9 @@ class Children:
         for child in self:
             child.process.wait()
         self.ended()
+        if self._events is not None:
+            self._events.close()
+            self._events = None
 
     def kill(self) -> None:
         """End everyone at once."""

@@ -327,6 +327,7 @@ def test_only_who_runs_is_ended_and_only_who_has_ended_is_started(tmp_path: Path
     running.communicate()
     local.check()
     assert local.news() == [Ended("relay-0", "was killed by signal 9 (Killed)", again=False)]
+    local.stop()
 
 
 def test_a_run_bears_what_the_demo_does_to_it(tmp_path: Path) -> None:
