@@ -10,7 +10,7 @@ import typer
 
 from .app import Json, app
 from .options import flatten
-from .serve import Computing, Elsewhere, Invited, Limits, Logging, Upload, invitation_of, read_url
+from .serve import Computing, Elsewhere, Invited, Limits, Logging, Metrics, Upload, invitation_of, read_url
 
 if TYPE_CHECKING:
     from ..service.url import JoinURL
@@ -47,6 +47,7 @@ def join(
     ] = "",
     invitation: Invited = None,
     wait: Annotated[float, typer.Option(help="Give up after so many seconds without an answer.")] = 60.0,
+    metrics: Metrics = None,
     upload: Upload,
     computing: Computing,
     limits: Limits,
@@ -75,6 +76,7 @@ def join(
         claimed=settled.claimed,
         wait_s=wait,
         log_json=logging.log_json,
+        metrics=metrics,
         upload_bytes_per_s=upload.bytes_per_s(),
     )
     status = Status(json=json)

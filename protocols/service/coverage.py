@@ -49,11 +49,11 @@ def _chances(fraction: float, holders: list[int]) -> dict[str, Any]:
 def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The same for people: what a line is about, and the line. Of everyone ever, where those are others than now."""
     now, ever = found["now"], found["ever"]
-    said = [("cover", _cover(now["cover"])), *_shown(now, "operators that hold a stage")]
+    said = [("cover", _cover(now["cover"])), *_shown(now, "operators")]
     if ever["holders"] != now["holders"]:
         said += [
             ("ever", f"{_cover(ever['cover'])}, with all that they ever held"),
-            *_shown(ever, "operators that ever held one"),
+            *_shown(ever, "operators that ever held a stage"),
         ]
     return said
 
@@ -63,8 +63,8 @@ def _shown(found: dict[str, Any], whose: str) -> list[tuple[str, str]]:
     return [
         (
             "chance",
-            f"if {each['bad']} of the {total} {whose} are bad, of having every stage {_percent(each['exact'])}, "
-            f"all but one {_percent(each['all_but_one'])}; every one for {each['fraction']:.0%} by the formula "
+            f"that {each['bad']} of the {total} {whose}, drawn at random, have every stage {_percent(each['exact'])}, "
+            f"all but one {_percent(each['all_but_one'])}; the formula for {each['fraction']:.0%} of them: "
             f"{_percent(each['formula'])}",
         )
         for each in found["chances"]

@@ -176,8 +176,7 @@ class Process:
 
         Args:
             begun: called once the transport listens. said: comes before its events. seen: hears them too.
-
-        metrics: port at which this machine may read its figures (`metrics.Metrics`).
+            metrics: port at which this machine may read its figures (`metrics.Metrics`).
 
         Raises:
             InterlockError: E745, the port cannot be had; or the error it stopped with.

@@ -9,7 +9,7 @@ from typing import Any
 from .events import read_events
 from .progress import Progress, Trained
 from .rundir import RunDir
-from .standstill import standstill
+from .stopping import stops
 from .store import read_rows
 
 GAP_ROUNDS = 60
@@ -45,10 +45,10 @@ def measure(run: RunDir) -> dict[str, Any]:
     the part of it for masks, fixed point and hashes of frames. boundary_bytes_per_token: frames that relays carried in
     rounds. joins, leaves: of members, after the first ones (`progress.Mark`). relay_failovers: relays that the next
     plan left out. deaths: those, and members that vanished; gates do not matter as long as enough are left.
-    rounds_lost_to_death: that were planned again because a process died. resumed: orders to resume that took effect.
-    updates_after_halt, seconds_to_stop: see `standstill`. operators_to_cover: how few of the last members' operators
-    hold every stage. sessions: that were answered; scored_* and sample* are what the demo asked and got. backends: the
-    library that computes, by node.
+    rounds_lost_to_death: that were planned again because a process died. halts, updates_after_halt, seconds_to_stop,
+    resumed: see `stopping.Stops`. operators_to_cover: how few of the last members' operators hold every stage.
+    sessions: that were answered; scored_* and sample* are what the demo asked and got. backends: the library that
+    computes, by node.
 
     Raises:
         Misused: E705. Refused: E201.
@@ -66,7 +66,7 @@ def measure(run: RunDir) -> dict[str, Any]:
         if event["event"] == "Carried" and event["tick"] in ticks
     )
     cpu, masking = _spent(run, ticks)
-    stood = standstill(run)
+    halted = stops(run)
     evaluations = progress.evaluations
     found: dict[str, Any] = {
         "run": manifest.run.hex(),
@@ -84,9 +84,10 @@ def measure(run: RunDir) -> dict[str, Any]:
         "joins": progress.counted("join"),
         "leaves": progress.counted("leave"),
         "relay_failovers": progress.counted("failover"),
-        "resumed": progress.counted("resume"),
-        "updates_after_halt": stood.updates_after,
-        "seconds_to_stop": stood.seconds_to_stop,
+        "halts": halted.halts,
+        "updates_after_halt": halted.updates,
+        "seconds_to_stop": halted.seconds,
+        "resumed": halted.resumed,
         "operators_to_cover": len(cover.operators) if (cover := progress.cover()) is not None else None,
         "tokens": tokens,
         "clamped": sum(trained.clamped for trained in progress.rounds),

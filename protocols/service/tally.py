@@ -75,6 +75,9 @@ class Tally:
             case "Began":
                 self.role, self.process = str(event["role"]), int(event["process"])
                 self.starts, self.began, self._spent = self.starts + 1, self.last, (0.0, 0.0)
+                # It says again what it still obeys, what it misses and whom it hears.
+                self.order, self.waiting = "", ""
+                self.ready, self.missing, self.needed, self.silent = (), (), 0, ()
             case "NodeOpened":
                 self._opened(event["tick"])
                 self.kind, self.stage = str(event["kind"]), int(event["stage"])

@@ -20,6 +20,7 @@ from interlock.protocols.journal import (
     Joined,
     Measured,
     Opened,
+    Ordered,
     Planned,
     Row,
     Voided,
@@ -27,6 +28,7 @@ from interlock.protocols.journal import (
 )
 from interlock.protocols.manifest import Manifest
 from interlock.protocols.members import Join, Role, make_invitation, make_record
+from interlock.protocols.orders import Action, Order, Signed, sign
 from interlock.protocols.release import Base, Plan, make_release
 from interlock.protocols.round import Commitment, Loss, Measurement
 from interlock.protocols.service.rundir import RunDir, save_manifest
@@ -44,6 +46,7 @@ class Journal:
         self.times: list[float] = []
         self.relays = tuple(f"relay{n}" for n in range(manifest.relays))
         self.members: Names = ()
+        self.orders: list[Order] = []
         self.now = 1000.0
         self._tick = self._round = self._epoch = 0
 
@@ -137,6 +140,19 @@ class Journal:
         self._round += 1
         self.write(Committed(tick=plan.tick, round=self._round, reports=()))
 
+    def order(self, action: Action, *, cites: int | None = None) -> None:
+        """An order of all keyholders, whose number is one more than the last one's."""
+        before = self.orders[-1] if self.orders else None
+        expires = None if action == "halt" else 2**31
+        made = Order(
+            run=self.manifest.run, seq=len(self.orders) + 1, action=action, cites=cites, not_before=1000,
+            prev=None if before is None else before.hash, expires=expires, reason="we must talk",
+        )  # fmt: skip
+        self.orders.append(made)
+        committee = self.manifest.committee
+        signatures = {k.key: sign(made, identity(k.name)).signatures[k.key] for k in committee.keyholders}
+        self.write(Ordered(text=Signed(made, signatures).note(committee)))
+
     def evaluate(self, loss: float) -> None:
         plan = self.plan("evaluate")
         self.open(plan)
@@ -154,7 +170,7 @@ class Journal:
         store = SQLiteStore(run.journal)
         with (folder / "events.jsonl").open("w") as events:
             for row, time in zip(self.rows, self.times, strict=True):
-                store.put(f"row {row.number:08d}", encode(row))
+                store.put({f"row {row.number:08d}": encode(row)})
                 name = type(row.body).__name__
                 events.write(json.dumps({"time": time, "event": "Wrote", "number": row.number, "row": name}) + "\n")
         store.close()

@@ -116,11 +116,11 @@ def test_a_coordinator_shows_what_its_journal_says_at_each_row(tmp_path: Path) -
     store = SQLiteStore(tmp_path / "store.sqlite")
     half = len(journal.rows) // 2
     for row in journal.rows[:half]:
-        store.put(f"row {row.number:08d}", encode(row))
+        store.put({f"row {row.number:08d}": encode(row)})
     shown = Metrics(0, role="coordinator", manifest=MADE, folder=tmp_path, waiting_bytes=lambda: 0)
     assert samples(shown.port)["interlock_journal_rows"] == half  # those of an earlier life count
     for row in journal.rows[half:]:
-        store.put(f"row {row.number:08d}", encode(row))
+        store.put({f"row {row.number:08d}": encode(row)})
         shown(Wrote(number=row.number, row=type(row.body).__name__))
         assert samples(shown.port)["interlock_journal_rows"] == row.number + 1
     shown(Present(ready=("ada", "cleo"), missing=("bela",), needed=2, silent=("node3", "relay0")))

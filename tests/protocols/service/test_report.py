@@ -33,6 +33,9 @@ def eventful() -> Journal:
     leaving = keys(["node0"])
     journal.change("members", [["other", "node1"], ["node2", "fresh"], ["node4", "node5"]], leaving=leaving)
     journal.train()
+    journal.order("halt")
+    journal.order("resume", cites=1)
+    journal.train()
     journal.evaluate(2.0)
     return journal
 
@@ -41,7 +44,7 @@ def test_the_report_counts_what_befell_the_run(eventful: Journal, tmp_path: Path
     found = measure(eventful.save(tmp_path / "run"))
     counted = ("deaths", "rounds_lost_to_death", "joins", "leaves", "relay_failovers")
     assert [found[name] for name in counted] == [1, 1, 2, 1, 1]
-    assert (found["rounds"], found["voids"], found["tokens"]) == (5, 1, 500)
+    assert (found["rounds"], found["voids"], found["tokens"]) == (6, 1, 600)
     assert found["operators_to_cover"] == 2  # one has two identities, in two stages
 
 
@@ -59,7 +62,7 @@ def test_cpu_time_counts_whoever_came_later_or_again_from_its_beginning(eventful
     for tick, cpu_s in ((ticks[0] - 1, 4.0), (ticks[0], 5.0), (ticks[-2], 2.0), (ticks[-1], 2.5)):
         spent("node-2", tick, cpu_s)  # came again
     found = measure(run)
-    assert found["cpu_seconds_per_token"] == pytest.approx((4.0 + 3.0 + (1.0 + 2.5)) / 500)
+    assert found["cpu_seconds_per_token"] == pytest.approx((4.0 + 3.0 + (1.0 + 2.5)) / 600)
     assert found["masked_fraction_of_cpu"] == pytest.approx(0.1)
 
 
@@ -78,6 +81,7 @@ def test_the_picture_has_a_tick_and_words_where_something_befell_the_run(eventfu
         200: "died: node3\njoined: $x^{",
         300: "relay lost: relay0",
         400: "left: node0\njoined: $x^{",
+        500: "halted by order 1\nresumed by order 2",
     }
     ticks = {line.get_xdata()[0]: line.get_ydata()[0] for line in axes.lines if line.get_marker() == "|"}  # type: ignore[index]
     losses = {trained.tokens - 100: trained.loss for trained in progress.rounds}

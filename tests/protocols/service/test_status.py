@@ -103,6 +103,10 @@ def test_the_alarm_is_raised_when_no_keyholder_can_be_spared(
     assert told(view)["gates"] == [f"{shown} ready; missing: {', '.join(missing) or 'none'}; 2 needed"]
     run.url.unlink()
     assert View(run.path).alarm == ""  # nobody runs it
+    run.url.write_text("interlock://...")
+    announce(run.folder("coordinator"), "Began", role="coordinator", process=2)
+    assert View(run.path).alarm == ""  # it does not know yet
+    assert told(View(run.path))["gates"] == ["ada, bela, cleo"]
 
 
 def test_the_state_is_what_the_coordinator_last_said_it_waits_for(journal: Journal, tmp_path: Path) -> None:
@@ -129,6 +133,10 @@ def test_who_obeys_an_order_stands_still_by_it(journal: Journal, tmp_path: Path)
     announce(run.folder("coordinator"), "Resumed", order="cd", seq=4)
     view.look()
     assert view.state == "between ticks"
+    announce(run.folder("coordinator"), "Obeyed", order="ab", seq=5, action="pause", reason="lunch")
+    announce(run.folder("coordinator"), "Began", role="coordinator", process=7)  # and has heard that it is over
+    view.look()
+    assert view.state == "between ticks"
 
 
 def test_coverage_counts_members_and_everyone_who_ever_was_one(journal: Journal, tmp_path: Path) -> None:
@@ -142,11 +150,9 @@ def test_coverage_counts_members_and_everyone_who_ever_was_one(journal: Journal,
     assert half["formula"] == pytest.approx(0.75**3)
     assert half["exact"] == pytest.approx(8 / 20)  # one of two in each of three stages, of C(6, 3) draws
     assert half["all_but_one"] == 1.0
-    assert (
-        "if 3 of the 6 operators that hold a stage are bad, of having every stage 40%, all but one 100%"
-        in told(view)["chance"][2]
-    )
-    assert any("of the 8 operators that ever held one" in line for line in told(view)["chance"])
+    said = "that 3 of the 6 operators, drawn at random, have every stage 40%, all but one 100%"
+    assert told(view)["chance"][2] == f"{said}; the formula for 50% of them: 42.2%"
+    assert any("of the 8 operators that ever held a stage" in line for line in told(view)["chance"])
 
 
 def test_one_operator_with_replicas_of_several_stages_covers_them(tmp_path: Path) -> None:
@@ -177,7 +183,7 @@ def test_a_view_follows_what_is_written_after_it_began(journal: Journal, tmp_pat
     journal.train()
     store = SQLiteStore(run.journal)
     for row in journal.rows[before:]:
-        store.put(f"row {row.number:08d}", encode(row))
+        store.put({f"row {row.number:08d}": encode(row)})
     store.close()
     announce(run.folder("coordinator"), "Present", ready=["ada"], missing=["bela", "cleo"], needed=2, silent=[])
     view.look()
@@ -223,11 +229,11 @@ def test_a_gates_folder_shows_the_run_as_far_as_its_rows_go_without_a_gap(journa
     store = SQLiteStore(path / "store.sqlite")
     hole, rows = 12, journal.rows
     for row in rows[:hole] + rows[hole + 1 :]:
-        store.put(f"row {row.number:08d}", encode(row))
+        store.put({f"row {row.number:08d}": encode(row)})
     view = View(path)
     assert view.progress.rows == hole
     assert told(view)["released"] == ["1 plans"]
-    store.put(f"row {hole:08d}", encode(rows[hole]))
+    store.put({f"row {hole:08d}": encode(rows[hole])})
     store.close()
     view.look()
     assert view.progress.rows == len(rows)
