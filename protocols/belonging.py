@@ -5,7 +5,7 @@ from __future__ import annotations
 from .boundary import Here
 from .effects import Connect, Effects, Send
 from .manifest import Manifest
-from .members import Join, Roster, verify_join
+from .members import Join, Roster, Still, verify_join
 
 
 class Belonging:
@@ -36,6 +36,10 @@ class Belonging:
     def ask(self) -> Send:
         """Ask to be let in; an answer that was lost comes again."""
         return Send(self._manifest.coordinator, self._join)
+
+    def here_still(self) -> Send:
+        """Say who we are, once we are in: a coordinator that lost rows may not know us any more."""
+        return Send(self._manifest.coordinator, Still(join=self._join))
 
     def roster(self, roster: Roster, here: Here) -> Effects:
         """Connect to relays that are new, or listen elsewhere now, and say `here` to them.

@@ -45,7 +45,7 @@ from .journal import (
 from .kept import Kept
 from .ledger import Ledger
 from .manifest import Manifest
-from .members import Join, Leaving, Left, Record, Roster, Welcome, owner, verify_join
+from .members import Join, Leaving, Left, Record, Roster, Still, Welcome, owner, verify_join
 from .membership import Due, due, orphaned
 from .obeying import TIMER, Heard, Noted, Ordering, Orders
 from .orders import Signed, read_order
@@ -249,6 +249,8 @@ class Coordinator:
             return self._recovering(self._recovery, source, message)
         if isinstance(message, Join):
             return self._join(source, message)
+        if isinstance(message, Still):
+            return [] if source in self._ledger.joins else self._join(source, message.join)
         join = self._ledger.joins.get(source)
         if isinstance(message, Ordering):
             return self.on_order(message.text, source) if join is not None else self._note(source, message.text)
@@ -918,6 +920,8 @@ class Coordinator:
             return self._let_in(source, message, join)
         if isinstance(message, Ordering):
             return self.on_order(message.text, source) if join is not None else self._note(source, message.text)
+        if isinstance(message, Still):
+            return []  # it says so again
         if join is None:
             raise Refused(208, f"{source.hex()[:12]} has not joined")
         gate = join.record.role == "gate"

@@ -105,6 +105,13 @@ class Left(Message, frozen=True, array_like=True, kw_only=True):
     """The coordinator's answer to `Leaving`: nothing depends on this node any more."""
 
 
+class Still(Message, frozen=True, array_like=True, kw_only=True):
+    """Says who a member is, of whom a coordinator may have lost the row. Unlike a `Join`, it says nothing else: whoever
+    joins again has started again."""
+
+    join: Join
+
+
 class Welcome(Message, frozen=True, array_like=True, kw_only=True):
     """The coordinator's answer to `Join`: the manifest's bytes."""
 

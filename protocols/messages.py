@@ -8,7 +8,7 @@ from .corpus import CHUNK_BYTES
 from .fetching import ChunkIs, GetChunk, GetIndex, IndexIs
 from .gate import Propose
 from .manifest import Manifest
-from .members import Join, Leaving, Left, Roster, Welcome
+from .members import Join, Leaving, Left, Roster, Still, Welcome
 from .obeying import Noted, Ordering
 from .pulse import Beat
 from .recovery import Past, Recall, Recalled
@@ -19,6 +19,7 @@ from .wire import Limits
 
 BY_COORDINATOR = (
     Join
+    | Still
     | Ready
     | Released
     | Declined
@@ -37,7 +38,7 @@ BY_COORDINATOR = (
     | Beat
     | Ordering
 )
-BY_STRANGERS = Join | Ordering  # all that the coordinator reads of somebody unknown
+BY_STRANGERS = Join | Still | Ordering  # all that the coordinator reads of somebody unknown
 BY_GATE = Welcome | Propose | Recall | Past | Ordering
 BY_RELAY = Welcome | Roster | Opening | Over | Recall | Here | Frame | Sealed | Taken | Ordering
 BY_NODE = (

@@ -160,6 +160,7 @@ class Node:
                 effects += self._fetching.ask()
             effects += self._say_ready()
             effects += self.orders.remind(self._manifest.coordinator)
+            effects.append(self._belonging.here_still())
         return effects
 
     def at(self, seconds: float) -> None:

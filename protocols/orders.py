@@ -157,6 +157,8 @@ def read_order(text: str, manifest: Manifest) -> Signed:
     said, gap, signatures = text.partition("\n\n")
     if not gap:
         raise Refused(340, "an order has no empty line before its signatures")
+    if not signatures:
+        raise Refused(342, "an order that nobody signed")
     order = read_text(said + "\n")
     if order.run != manifest.run:
         raise Refused(341, "an order of another run", expected=manifest.run.hex()[:16], actual=order.run.hex()[:16])
@@ -174,8 +176,6 @@ def read_order(text: str, manifest: Manifest) -> Signed:
         except VaultError as error:
             raise Refused(342, error.what) from None
         found[keyholder.key] = data[4:]
-    if not found:
-        raise Refused(342, "an order that nobody signed")
     made = Signed(order, found)
     if made.note(manifest.committee) != text:  # one order, one text: also the order of its signatures
         raise Refused(340, "an order's signatures are not in the order of the committee, or not canonical")

@@ -17,7 +17,7 @@ from .canonical import digest
 from .effects import Admit, After, Announce, Blob, Effects, Event, Send, Stop
 from .errors import Refused
 from .manifest import Manifest
-from .members import Invitation, Join, Roster, Welcome, make_record, verify_join
+from .members import Invitation, Join, Roster, Still, Welcome, make_record, verify_join
 from .obeying import TIMER, Heard, Ordering, Orders
 from .pulse import BEAT_S, Beat
 from .recovery import Recall, knows
@@ -120,7 +120,8 @@ class Relay:
         if not quiet:
             return [again]
         coordinator = self._manifest.coordinator
-        return [Send(coordinator, Ready(known=known, joins=self._joins)), *self.orders.remind(coordinator), again]
+        ready, still = Ready(known=known, joins=self._joins), Still(join=self._join)
+        return [Send(coordinator, ready), Send(coordinator, still), *self.orders.remind(coordinator), again]
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """Openings and the roster from the coordinator; frames and sealed traffic from members; orders from all."""

@@ -343,11 +343,12 @@ def _deliver(desk: Desk, signed: Signed, signing: Signing, *, json: bool) -> Non
     if signing.out is None and not (signing.url and not service.folders(desk.directory)):
         for path, outcome in service.outcomes(service.put(desk.directory, signed, desk.manifest)).items():
             said[path.parent.parent.name] = outcome.strip() or "has not looked yet: it does when it runs"
-    stands = desk.standing.said(desk.standing.known.get(signed.order.hash, signed), desk.now)
+    order, delivered = signed.order, "accepted" in said.values()
+    stands = desk.standing.said(signed, desk.now) if delivered else "delivered to nobody yet"
     if json:
         say_json({**desk.shown(signed), "stands": stands, "delivered": said, "file": _path(signing.out)})
         return
-    say(f"signed; {stands}")
+    say(f"signed, {len(signed.signatures)} of {order.need(desk.manifest.committee)}: {stands}")
     if signing.out is not None:
         say(f"  in {signing.out}: carry it to any process of the run, into its folder orders/")
     accepted = [name for name, outcome in said.items() if outcome == "accepted"]

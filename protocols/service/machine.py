@@ -37,8 +37,8 @@ def keep_memory() -> None:
 
     glibc gives large ones back to the system at once and asks for them again, which costs a tenth of a small stage's
     time with torch and a third with JAX. One arena for all threads, since a thread's own is made of heaps of 64 MiB
-    that are unmapped as they empty, whatever the thresholds: a twentieth of a node's time. Call it before there is a
-    second thread. Elsewhere this does nothing.
+    that are unmapped as they empty, whatever the thresholds: that is three times as many page faults. Call it before
+    there is a second thread. Elsewhere this does nothing.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
