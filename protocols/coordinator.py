@@ -45,7 +45,7 @@ from .journal import (
 from .kept import Kept
 from .ledger import Ledger
 from .manifest import Manifest
-from .members import Join, Leaving, Left, Record, Roster, Still, Welcome, owner, verify_join
+from .members import Join, Leaving, Left, Record, Roster, Still, Welcome, owner, verify_fresh, verify_join
 from .membership import Due, due, orphaned
 from .obeying import TIMER, Heard, Noted, Ordering, Orders
 from .orders import Signed, read_order
@@ -220,7 +220,7 @@ class Coordinator:
             return self._rebuild()
         if name == "look":
             return [*self._look(), After(BEAT_S, "look")]
-        if name == "orphaned" and self._orphaned:
+        if name == "orphaned" and self._orphaned and not self._ended:
             stages = ", ".join(map(str, orphaned(self._ledger, self._gone())))
             return [
                 Stop(
@@ -393,6 +393,8 @@ class Coordinator:
         )
         if record.role == "relay" and not self._local:
             verify_address(record)
+        if join.invitation is not None and known is None:
+            verify_fresh(join.invitation, self.orders.now)
         if record.role == "node":
             self._check_node(join)
         effects: Effects = [*self._write(Joined(join=join)), Admit(record.identity, record.curve), welcome]
@@ -490,7 +492,7 @@ class Coordinator:
 
     def _advance(self) -> Effects:
         """Plan the next tick if none is under way and everyone needed is here."""
-        if self.orders.in_force is not None or (self._ended and not self._asks and self._ledger.plan is None):
+        if self.orders.in_force is not None:
             return []
         ledger = self._ledger
         if ledger.plan is not None:
@@ -499,7 +501,7 @@ class Coordinator:
             return [*self._propose(ledger.plan), *self._wait_for_gates(ledger.plan)]
         missing, effects = self._needed()
         if missing:
-            return [Announce(Waiting(what=missing)), *effects]
+            return [*self._wait(missing), *effects]
         if ledger.faults >= VOIDS_MAX:
             error = Failed(
                 320, f"round {ledger.round} was voided {VOIDS_MAX} times", todo="See the void rows' reasons."
@@ -1101,6 +1103,7 @@ class Coordinator:
         ledger = self._ledger
         row = make_row(self._identity, self._manifest.run, ledger.number, ledger.head, body)
         ledger.fold(row)
+        self._wanting = ""
         return [*self._kept.add([row]), Announce(Wrote(number=row.number, row=type(body).__name__))]
 
 

@@ -25,6 +25,7 @@ _TODO = {
     211: "Give nodes and relays keys of their own: interlock keyholder init FILE",
     213: "It reads too slowly, or its network is too slow.",
     214: "Start it with --advertise HOST, a name or address at which other machines reach it.",
+    221: "Ask a keyholder of this run for a new one: interlock keyholder invite. Is this machine's clock right?",
     301: "Suspect the coordinator: it must list the releases that the manifest asks for.",
     302: "Suspect the coordinator: the releases that it lists are for something else.",
     303: "Suspect who sent it: the plan has no such thing.",

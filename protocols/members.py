@@ -8,7 +8,7 @@ import msgspec
 
 from interlock.vault import Identity, VaultError, verify_key, verify_signature
 
-from .canonical import Message, Name, Plain, PublicKey, Signature, digest, encode
+from .canonical import Count, Message, Name, Plain, PublicKey, Signature, digest, encode
 from .errors import Refused
 
 Role = Literal["node", "relay", "gate", "asker"]
@@ -63,7 +63,8 @@ def make_record(identity: Identity, role: Role, operator: str, address: str = ""
 class Invitation(Plain, frozen=True, array_like=True, kw_only=True):
     """A keyholder lets one process in, once.
 
-    The first identity that uses it is bound to `label` in the journal.
+    The first identity that uses it is bound to `label` in the journal. expires: seconds since 1970, until when it may
+    be used first, 0 for ever; the coordinator alone looks at it, since a row does not say when it was written.
     """
 
     run: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -71,17 +72,39 @@ class Invitation(Plain, frozen=True, array_like=True, kw_only=True):
     label: Name
     nonce: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
     keyholder: PublicKey
+    expires: Count
     signature: Signature
 
     def body(self) -> bytes:
         """What the signature covers."""
-        return digest("interlock/invitation", encode([self.run, self.role, self.label, self.nonce, self.keyholder]))
+        return digest("interlock/invitation", encode(msgspec.structs.replace(self, signature=bytes(64))))
 
 
-def make_invitation(keyholder: Identity, *, run: bytes, role: Invited, label: str, nonce: bytes) -> Invitation:
+def make_invitation(
+    keyholder: Identity, *, run: bytes, role: Invited, label: str, nonce: bytes, expires: int = 0
+) -> Invitation:
     """An invitation signed by `keyholder`; `nonce`: 16 fresh random bytes."""
-    draft = Invitation(run=run, role=role, label=label, nonce=nonce, keyholder=keyholder.public, signature=bytes(64))
+    draft = Invitation(
+        run=run,
+        role=role,
+        label=label,
+        nonce=nonce,
+        keyholder=keyholder.public,
+        expires=expires,
+        signature=bytes(64),
+    )
     return msgspec.structs.replace(draft, signature=keyholder.sign(draft.body()))
+
+
+def verify_fresh(invitation: Invitation, now: float) -> None:
+    """Check that an invitation may still be used, at a time in seconds since 1970.
+
+    Raises:
+        Refused: E221.
+    """
+    if invitation.expires and now > invitation.expires:
+        hours = (now - invitation.expires) / 3600
+        raise Refused(221, f"the invitation of '{invitation.label}' expired {hours:.1f} hours ago")
 
 
 class Join(Message, frozen=True, array_like=True, kw_only=True):

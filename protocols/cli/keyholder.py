@@ -50,6 +50,7 @@ def invite(
     run: Annotated[str, typer.Option(help="The run's id instead (64 hex digits, as in its join URL).")] = "",
     url: Annotated[str, typer.Option(help="The run's join URL: the invitation is written into it.")] = "",
     url_file: Annotated[Path | None, typer.Option(help="File that holds the join URL.")] = None,
+    days: Annotated[float, typer.Option(help="How long it may be used first.", min=0.01, max=366)] = 7,
     json: Json = False,
 ) -> None:
     """Invite one node, relay or asker, once. Send what it writes over a channel that nobody else reads.
@@ -95,7 +96,7 @@ def invite(
         )
     for known in get_args(Invited):
         if role == known:
-            invitation = found.invite(identity, run=run_id, role=known, label=label)
+            invitation = found.invite(identity, run=run_id, role=known, label=label, days=days)
             break
     else:
         raise Misused(

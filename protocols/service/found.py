@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -23,6 +24,7 @@ from .process import PART_BYTES_MAX
 from .rundir import RunDir, write_whole
 
 LOCAL_KEYHOLDERS = ("ada", "bela", "cleo", "dora", "emil", "fela", "gita")
+INVITED_DAYS = 7.0  # that an invitation may be used first
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")  # it names folders and files
 
 
@@ -176,15 +178,16 @@ def parse_keyholder(text: str) -> tuple[str, bytes]:
     return name, bytes.fromhex(key)
 
 
-def invite(keyholder: Identity, *, run: bytes, role: Invited, label: str) -> Invitation:
-    """A fresh invitation, signed.
+def invite(keyholder: Identity, *, run: bytes, role: Invited, label: str, days: float = INVITED_DAYS) -> Invitation:
+    """A fresh invitation, signed, that may be used within so many days.
 
     Raises:
         Misused: E615, the label cannot name anybody.
     """
     if not 1 <= len(label) <= 80:
         raise Misused(615, "--label", expected="1 to 80 characters", actual=len(label), todo="Give a short name.")
-    return make_invitation(keyholder, run=run, role=role, label=label, nonce=os.urandom(16))
+    expires = int(time.time() + days * 86400)
+    return make_invitation(keyholder, run=run, role=role, label=label, nonce=os.urandom(16), expires=expires)
 
 
 def write_invitation(path: Path, invitation: Invitation) -> None:

@@ -303,7 +303,8 @@ async def join(transport: ZeroMQTransport, guest: Guest, request: Join, *, keep:
         704,
         f"no answer from the coordinator at {url.host}:{url.port} in {guest.wait_s:.0f} s",
         todo="Is it running and reachable? Is the URL complete and of this run? Is the invitation of this run, for "
-        "this role, and used by no other key? A coordinator does not answer whom it does not let in; its log says why.",
+        "this role, not expired, and used by no other key? A coordinator does not answer whom it does not let in; its "
+        "log says why.",
     )
 
 

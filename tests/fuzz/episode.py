@@ -219,7 +219,7 @@ class Episode:
     def _ring(self) -> None:
         """Nothing else moves: every timer rings but those that give up."""
         for label, person in self.people.items():
-            for name in sorted(name for name in person.timers if not name.startswith("patience")):
+            for name in sorted(name for name in person.timers if not name.startswith(("patience", "orphaned"))):
                 person.timers.discard(name)
                 self.queue.append((label, partial(person.role.on_timer, name)))
 

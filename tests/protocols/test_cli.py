@@ -343,7 +343,7 @@ def test_bad_input_to_a_keyholder_is_a_numbered_error(call: Call, run: RunDir, t
 def test_a_coordinator_with_another_key_does_not_start(call: Call, run: RunDir) -> None:
     run.key("coordinator").unlink()
     Identity.generate().save(run.key("coordinator"))
-    refused(call("serve", "coordinator", run.path), 616)
+    refused(call("serve", "coordinator", run.path, "--local"), 616)
 
 
 def test_an_invitation_with_a_url_is_all_that_a_newcomer_needs(call: Call, run: RunDir, tmp_path: Path) -> None:
@@ -443,7 +443,9 @@ def test_a_port_in_use_is_a_numbered_error(run: RunDir) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        error = refused(outcome(interlock("serve", "coordinator", run.path, "--bind", f"127.0.0.1:{port}")), 701)
+        error = refused(
+            outcome(interlock("serve", "coordinator", run.path, "--local", "--bind", f"127.0.0.1:{port}")), 701
+        )
     assert f"port {port}" in error
     assert not run.url.exists()
 
@@ -529,7 +531,7 @@ def test_too_little_memory_for_the_libraries_is_a_numbered_error(run: RunDir, tm
 
 
 def test_two_coordinators_of_one_run_do_not_run_at_once(run: RunDir, coordinator: subprocess.Popen[str]) -> None:
-    error = refused(outcome(interlock("serve", "coordinator", run.path)), 709)
+    error = refused(outcome(interlock("serve", "coordinator", run.path, "--local")), 709)
     assert f"another process works in {run.folder('coordinator')}" in error
     assert run.url.exists()
 

@@ -201,10 +201,27 @@ def test_an_operator_takes_part_once(world: World) -> None:
     assert (error.number, error.what) == (220, "node3 takes part with another node")
 
 
-def a_join(world: World, name: str, *, label: str) -> Join:
+def test_an_invitation_that_has_expired_lets_nobody_in_and_whoever_is_in_stays(world: World) -> None:
+    coordinator = world.roles["coordinator"]
+    late = a_join(world, "later", label="later", expires=1_000_000)
+    coordinator.at(1_003_600.0)
+    try:
+        error = told(coordinator, "later", late)
+        assert (error.number, error.what) == (221, "the invitation of 'later' expired 1.0 hours ago")
+        coordinator.at(999_999.0)
+        assert coordinator.on_message(identity("later").public, late, ())
+        coordinator.at(1_003_600.0)
+        assert coordinator.on_message(identity("later").public, late, ())
+    finally:
+        coordinator.at(0.0)
+
+
+def a_join(world: World, name: str, *, label: str, expires: int = 0) -> Join:
     """A node's join with an invitation."""
     nonce = name.encode().rjust(16, b"-")
-    invitation = make_invitation(identity("ada"), run=world.manifest.run, role="node", label=label, nonce=nonce)
+    invitation = make_invitation(
+        identity("ada"), run=world.manifest.run, role="node", label=label, nonce=nonce, expires=expires
+    )
     return Join(record=make_record(identity(name), "node", name), invitation=invitation)
 
 
