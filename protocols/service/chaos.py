@@ -77,7 +77,6 @@ class Trouble:
 
     act: Act
     process: str
-    stage: int | None
     began: float
     until: float
     healed: float | None = None
@@ -186,7 +185,7 @@ class Chaos:
             return  # its turn comes when the run has recovered
         process = victims[int(act.pick * len(victims))]
         self._next, self._due = None, now
-        self._troubles.append(Trouble(act, process, self._stage(process), now, now + act.seconds))
+        self._troubles.append(Trouble(act, process, now, now + act.seconds))
         self.done[act.role, act.kind] += 1
         children = self._local.children
         children.note(Disturbed(kind=act.kind, process=process, seconds=act.seconds))
@@ -213,17 +212,11 @@ class Chaos:
         if role == "gate":
             return list(free) if len(free) > manifest.committee.release else []
         found: list[str] = []
-        for stage, group in enumerate(local.progress.members):
+        for group in local.progress.members:
             names = [local.progress.name(who) for who in group]
-            whole = len(names) == manifest.replicas and free.issuperset(names)
-            if whole and not any(trouble.stage == stage for trouble in self._troubles):
+            if len(names) == manifest.replicas and free.issuperset(names):
                 found += names
         return found
-
-    def _stage(self, process: str) -> int | None:
-        progress = self._local.progress
-        held = {progress.name(who): stage for stage, group in enumerate(progress.members) for who in group}
-        return held.get(process)
 
     # -- healing ------------------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ class Children:
     """Processes that do at once what they are told."""
 
     alive: set[str]
+    stateless: set[str] = field(default_factory=set)  # nodes that were ended, and have got no state since
     notes: list[Event] = field(default_factory=list)
     stopped: set[str] = field(default_factory=set)
 
@@ -52,6 +53,7 @@ class Children:
             self.stopped.discard(name)
         else:
             self.alive.discard(name)
+            self.stateless.add(name)
 
     def __getitem__(self, name: str) -> Any:
         return SimpleNamespace(is_stopped=name in self.stopped)
@@ -100,7 +102,8 @@ class Local:
     def tick(self) -> None:
         self.now += 1.0
         progress = self.progress
-        stages = [[name for name in stage if self.works(name)] for stage in self.stages]
+        here = [[name for name in stage if self.works(name)] for stage in self.stages]
+        stages = [[name for name in stage if name not in self.children.stateless] for stage in here]
         relays = [name for name in ("relay-0", "relay-1") if self.works(name)]
         gates = [name for name in ("gate-a", "gate-b", "gate-c") if self.works(name)]
         # What the run promises to bear, and no more.
@@ -115,6 +118,8 @@ class Local:
         progress.openings[number] = SimpleNamespace(plan=SimpleNamespace(relays=relays))
         progress.members = stages
         progress.round += 1
+        for stage in here:  # their partners give them one, from the next tick on
+            self.children.stateless.difference_update(stage)
 
 
 @pytest.mark.parametrize("seed", range(8))
