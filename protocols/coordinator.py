@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
+from typing import ClassVar
 
 import msgspec
 
@@ -17,7 +18,8 @@ from interlock.vault import Identity
 from .addresses import verify_address
 from .attendance import Attendance
 from .canonical import encode
-from .change import BoxOffer, Offering, Offers, Prepared, Preparing, verify_offer, verify_prepared, verify_prepared_one
+from .change import Offers
+from .collecting import Collecting
 from .corpus import Index
 from .effects import Admit, After, Announce, Blob, Effects, Event, Send, Stop
 from .errors import Failed, Refused
@@ -26,13 +28,10 @@ from .gate import Propose, verify_proposal
 from .journal import (
     DIED,
     GENESIS,
-    Answered,
     Body,
     Changed,
     Closed,
-    Committed,
     Joined,
-    Measured,
     Opened,
     Ordered,
     Planned,
@@ -53,19 +52,8 @@ from .pulse import BEAT_S, Beat, Pulse
 from .recovery import Found, Past, Recall, Recalled, Recovered, Recovery, lost, newer
 from .release import Began, Declined, Opening, Plan, Ready, Release, Released, Session, verify_opening
 from .round import (
-    Answer,
-    Answering,
     Close,
-    Commitment,
-    Committing,
-    Measurement,
-    Measuring,
-    Report,
-    Reporting,
     Trouble,
-    verify,
-    verify_close,
-    verify_reports,
 )
 from .session import (
     AFTER_TRAINING_S,
@@ -74,8 +62,6 @@ from .session import (
     Ask,
     Over,
     Queued,
-    answerers,
-    readers,
     verify_session,
 )
 from .sharing import share_out
@@ -130,6 +116,8 @@ class Coordinator:
             keyholders in `without`, whose gates will not come back.
     """
 
+    collecting: ClassVar[type[Collecting]] = Collecting  # its part in a tick
+
     def __init__(
         self,
         identity: Identity,
@@ -160,12 +148,7 @@ class Coordinator:
         self._orphaned = False
         # of the tick under way
         self._releases: dict[bytes, Release] = {}
-        self._offers: dict[bytes, BoxOffer] = {}
-        self._prepared: dict[bytes, Prepared] = {}
-        self._commitments: dict[bytes, Commitment] = {}
-        self._reports: dict[bytes, Report] = {}
-        self._measurements: dict[bytes, Measurement] = {}
-        self._answers: dict[bytes, Answer] = {}
+        self._collecting = self.collecting(self._ledger)
         self._asks: dict[bytes, Ask] = {}  # in the order of their turn; one of each asker
         self._ended = False
         self.orders = Orders(manifest)
@@ -238,7 +221,7 @@ class Coordinator:
             return []
         if plan.session is not None:
             return self._end(Voided(tick=plan.tick, number=331, reason="a session did not end in its time"))
-        missing = self._missing()
+        missing = self._collecting.missing
         self._hung.update(missing)
         said = ", ".join(map(self._name, missing)) or "nobody; a message was lost"
         return self._end(Voided(tick=plan.tick, number=330, reason=f"not in its time; missing: {said}"[:300]))
@@ -253,7 +236,7 @@ class Coordinator:
             return [] if source in self._ledger.joins else self._join(source, message.join)
         join = self._ledger.joins.get(source)
         if isinstance(message, Ordering):
-            return self.on_order(message.text, source) if join is not None else self._note(source, message.text)
+            return self._note(source, message.text) if join is None else self._hear(source, message)
         if join is None:
             raise Refused(208, f"{source.hex()[:12]} has not joined")
         role = join.record.role
@@ -309,13 +292,16 @@ class Coordinator:
         """The time of the next input."""
         self.orders.at(seconds)
 
-    def on_order(self, text: str, source: bytes = b"") -> Effects:
-        """An order, handed in by a person or sent: obey it and tell everybody.
+    def on_order(self, text: str) -> Effects:
+        """A person hands in an order: obey it and tell everybody.
 
         Raises:
             Refused: `Orders.take`.
         """
-        return self._heard(self.orders.take(text, source=source, to=self._ledger.joins))
+        return self._heard(self.orders.take(text, to=self._ledger.joins))
+
+    def _hear(self, source: bytes, message: Ordering) -> Effects:
+        return self._heard(self.orders.hear(source, message, self._ledger.joins))
 
     def _note(self, source: bytes, text: str) -> Effects:
         """An order that somebody unknown brings: it is as good as from anyone, and they want to know."""
@@ -453,12 +439,12 @@ class Coordinator:
             return [Send(source, Over(tick=ready.known))]
         if not ledger.is_open:
             return [*effects, Send(source, Over(tick=now.tick))] if ours and ready.known == now.tick else effects
-        if source in self._everyone():
+        if source in self._collecting.everyone:
             effects.append(Send(source, ledger.opening))
-            if source in self._newcomers():
+            if source in self._collecting.newcomers:
                 effects.append(Send(source, self._began()))
-            if source in self._told_offers() and self._all(self._offers):
-                effects.append(Send(source, self._all_offers()))
+            if source in self._collecting.told_offers and (offers := self._collecting.offers) is not None:
+                effects.append(Send(source, offers))
             if ledger.close is not None:
                 effects.append(Send(source, ledger.close))
         elif ready.known < now.tick:
@@ -651,16 +637,8 @@ class Coordinator:
 
     def _forget(self) -> None:
         """Drop what the last tick collected."""
-        for collected in (
-            self._releases,
-            self._offers,
-            self._prepared,
-            self._commitments,
-            self._reports,
-            self._measurements,
-            self._answers,
-        ):
-            collected.clear()
+        self._releases.clear()
+        self._collecting = self.collecting(self._ledger)
         self._unopened = 0
 
     def _propose(self, plan: Plan) -> Effects:
@@ -699,20 +677,11 @@ class Coordinator:
         effects = self._write(_opened_row(opening))
         self._renewing = set(self._newcomers())
         effects += [Send(who, opening) for who in (*ledger.of("relay"), *ledger.of("node"))]
-        effects += [Send(who, self._began()) for who in self._newcomers()]
+        effects += [Send(who, self._began()) for who in self._collecting.newcomers]
         effects += [Send(who, Left()) for who in sorted(self._leaving - self._holders())]
         if plan.session is not None:
             effects.append(Send(plan.session.asker, opening))
         return [*effects, self._patience(plan)]
-
-    def _newcomers(self) -> list[bytes]:
-        """Who gets a stage's state in the open tick."""
-        plan = self._ledger.plan
-        if plan is None or plan.change != "members":
-            return []
-        return [
-            who for new, old in zip(self._ledger.present, plan.members, strict=True) for who in new if who not in old
-        ]
 
     def _began(self) -> Began:
         assert self._ledger.began is not None
@@ -731,136 +700,27 @@ class Coordinator:
     # -- inside a tick ------------------------------------------------------------------------------------------
 
     def _from_node(self, source: bytes, message: object) -> Effects:
-        plan = self._ledger.plan
-        if plan is None or not self._ledger.is_open:
-            raise Refused(304, f"{type(message).__name__} of {source.hex()[:12]} while no tick is open")
+        """A part of the open tick; what it completes is written or told."""
         if isinstance(message, Trouble):
-            return self._trouble(source, message, plan)
-        if isinstance(message, Offering):
-            verify_offer(message.offer, run=plan.run, tick=plan.tick)
-            self._mine(source, message.offer.member)
-            self._offers[source] = message.offer
-            if not self._all(self._offers):
-                return []
-            offers = self._all_offers()
-            return [Send(who, offers) for who in self._told_offers()]
-        if isinstance(message, Preparing):
-            return self._preparing(source, message.prepared, plan)
-        if isinstance(message, Committing):
-            return self._committing(source, message.commitment, plan)
-        if isinstance(message, Reporting):
-            return self._reporting(source, message.report, plan)
-        if isinstance(message, Measuring):
-            return self._measuring(source, message.measurement, plan)
-        if isinstance(message, Answering):
-            return self._answering(source, message.answer, plan)
-        raise Refused(210, f"the coordinator reads no {type(message).__name__} of a node")
+            return self._trouble(source, message)
+        done = self._collecting.take(source, message)
+        if done is None:
+            return []
+        if isinstance(done, Offers):
+            return [Send(who, done) for who in self._collecting.told_offers]
+        if isinstance(done, Closed):
+            close = Close(tick=done.tick, opening=done.opening, commitments=done.commitments)
+            return [*self._write(done), *(Send(who, close) for who in self._collecting.everyone)]
+        return self._end(done)
 
-    def _everyone(self) -> list[bytes]:
-        """Whom the tick under way concerns."""
-        plan = self._ledger.plan
-        asker = [plan.session.asker] if plan is not None and plan.session is not None else []
-        return [who for stage in self._ledger.present for who in stage] + asker
-
-    def _told_offers(self) -> list[bytes]:
-        """Who seals something to box keys: in a session the asker, in a change everyone."""
-        plan = self._ledger.plan
-        return [plan.session.asker] if plan is not None and plan.session is not None else self._everyone()
-
-    def _all_offers(self) -> Offers:
-        offers = tuple(self._offers[who] for who in sorted(self._offers))
-        return Offers(tick=offers[0].tick, offers=offers)
-
-    def _all(self, collected: Mapping[bytes, object]) -> bool:
-        plan = self._ledger.plan
-        wanted = readers(plan) if plan is not None and plan.session is not None else self._everyone()
-        return all(who in collected for who in wanted)
-
-    def _mine(self, source: bytes, member: bytes) -> None:
-        if member != source or member not in self._everyone():
-            raise Refused(205, f"a record of {member.hex()[:12]} sent by {source.hex()[:12]}")
-
-    def _tick_is(self, tick: int, plan: Plan, source: bytes) -> None:
-        if tick != plan.tick:
-            raise Refused(304, f"a record of {source.hex()[:12]}", expected=f"tick {plan.tick}", actual=tick)
-
-    def _trouble(self, source: bytes, message: Trouble, plan: Plan) -> Effects:
-        self._tick_is(message.tick, plan, source)
-        self._mine(source, source)
+    def _trouble(self, source: bytes, message: Trouble) -> Effects:
+        self._collecting.verify_of(message.tick, source, source)
         if message.number == 308:
             self._lost.add(source)
             return self._bury()
         reason = f"{source.hex()[:12]}: {message.what}"[:300]
         number, where, bits = message.number, message.where, message.bits
-        return self._end(Voided(tick=plan.tick, number=number, reason=reason, where=where, bits=bits))
-
-    def _preparing(self, source: bytes, prepared: Prepared, plan: Plan) -> Effects:
-        self._tick_is(prepared.tick, plan, source)
-        self._mine(source, prepared.member)
-        verify_prepared_one(prepared, plan.run)
-        self._prepared[source] = prepared
-        if not self._all(self._prepared):
-            return []
-        everyone = tuple(self._prepared[who] for who in sorted(self._prepared))
-        try:
-            verify_prepared(everyone, plan, self._ledger.present)
-        except Refused as refused:
-            return self._end(Voided(tick=plan.tick, number=refused.number, reason=refused.text[:300]))
-        return self._end(Changed(tick=plan.tick, members=self._ledger.present, prepared=everyone))
-
-    def _committing(self, source: bytes, commitment: Commitment, plan: Plan) -> Effects:
-        self._tick_is(commitment.tick, plan, source)
-        self._mine(source, commitment.member)
-        verify(commitment, plan.run)
-        self._commitments.setdefault(source, commitment)
-        ledger = self._ledger
-        if ledger.close is not None or not self._all(self._commitments):
-            return []
-        assert ledger.opening is not None
-        commitments = tuple(self._commitments[who] for who in sorted(self._commitments))
-        close = Close(tick=plan.tick, opening=ledger.opening.digest, commitments=commitments)
-        verify_close(close, plan, ledger.opening.digest, ledger.present)
-        row = Closed(tick=plan.tick, opening=close.opening, commitments=commitments)
-        return [*self._write(row), *(Send(who, close) for who in self._everyone())]
-
-    def _reporting(self, source: bytes, report: Report, plan: Plan) -> Effects:
-        self._tick_is(report.tick, plan, source)
-        self._mine(source, report.member)
-        verify(report, plan.run)
-        self._reports.setdefault(source, report)
-        close = self._ledger.close
-        if close is None or not self._all(self._reports):
-            return []
-        reports = tuple(self._reports[who] for who in sorted(self._reports))
-        try:
-            verify_reports(reports, plan, close.digest, self._ledger.present)
-        except Refused as refused:
-            return self._end(Voided(tick=plan.tick, number=refused.number, reason=refused.text[:300]))
-        return self._end(Committed(tick=plan.tick, round=plan.round + (plan.kind == "train"), reports=reports))
-
-    def _measuring(self, source: bytes, measurement: Measurement, plan: Plan) -> Effects:
-        self._tick_is(measurement.tick, plan, source)
-        self._mine(source, measurement.member)
-        verify(measurement, plan.run)
-        self._measurements.setdefault(source, measurement)
-        last = self._ledger.present[-1]
-        if not all(who in self._measurements for who in last):
-            return []
-        everyone = tuple(self._measurements[who] for who in last)
-        if sorted(x.microbatch for m in everyone for x in m.losses) != list(range(len(plan.work))):
-            return self._end(Voided(tick=plan.tick, number=306, reason="micro-batches measured twice or not at all"))
-        return self._end(Measured(tick=plan.tick, measurements=everyone))
-
-    def _answering(self, source: bytes, answer: Answer, plan: Plan) -> Effects:
-        self._tick_is(answer.tick, plan, source)
-        self._mine(source, answer.member)
-        verify(answer, plan.run)
-        if plan.session is None or source not in answerers(plan):
-            raise Refused(305, f"an answer of {source.hex()[:12]}, whom nobody asked")
-        self._answers.setdefault(source, answer)
-        if len(self._answers) < len(answerers(plan)):
-            return []
-        return self._end(Answered(tick=plan.tick, answers=tuple(self._answers[who] for who in answerers(plan))))
+        return self._end(Voided(tick=message.tick, number=number, reason=reason, where=where, bits=bits))
 
     def _end(self, body: Body) -> Effects:
         plan, effects = self._ledger.plan, Effects()
@@ -868,34 +728,25 @@ class Coordinator:
         if isinstance(body, Voided) and plan.change == "members":
             body = msgspec.structs.replace(body, members=self._ledger.present)
         elif isinstance(body, Changed):
-            self._lost.difference_update(self._newcomers())
+            self._lost.difference_update(self._collecting.newcomers)
         if plan.session is not None:  # an open one is forgotten by all who may have taken part
             over = Over(tick=plan.tick)
-            effects = [Send(who, over) for who in (*self._everyone(), *plan.relays)]
+            effects = [Send(who, over) for who in (*self._collecting.everyone, *plan.relays)]
         return [*self._write(body), *effects, *self._advance()]
-
-    def _missing(self) -> list[bytes]:
-        """Whose part of the open tick is not here."""
-        plan = self._ledger.plan
-        assert plan is not None
-        if plan.kind == "change":
-            have: Mapping[bytes, object] = self._prepared
-        elif plan.kind == "evaluate":
-            have = self._measurements
-        else:
-            have = self._reports if self._ledger.close is not None else self._commitments
-        wanted = self._ledger.present[-1] if plan.kind == "evaluate" else self._everyone()
-        return [who for who in wanted if who not in have]
 
     # -- what others know and we forgot (`recovery`) -------------------------------------------------------------
 
     def _ask_around(self, *, rows_lost: bool) -> Recovery:
         """Nothing is written or said until gates have told what they know."""
         self._recovery = asked = Recovery(self._manifest, self._kept.rows(), lost=rows_lost, without=self._without)
-        self._gates.clear()
         self._in_step.clear()
         self._forget()
         return asked
+
+    def _ask_gates(self, asked: Recovery) -> Effects:
+        """Ask all gates that are there; others are asked when they come."""
+        gates, self._gates = sorted(self._gates), {}
+        return [asked.ask(gate) for gate in gates]
 
     def _look(self) -> Effects:
         if self._recovery is None:
@@ -903,9 +754,10 @@ class Coordinator:
             self._gates = {g: known for g, known in self._gates.items() if self._quiet.get(g, 0) < GATE_LOOKS}
             self._unopened += 1
             self._hold = max(0, self._hold - 1)
-            if not self._awaited():
+            if not (awaited := self._awaited()):
                 self._pulse.look()
-            return [*self._attend(), *self._bury(), *self._advance()]
+            asks = self._ask_members() if awaited or self._hold else Effects()
+            return [*asks, *self._attend(), *self._bury(), *self._advance()]
         if self._found is not None:
             return []
         missing = self._recovery.missing()
@@ -917,11 +769,12 @@ class Coordinator:
         join = self._ledger.joins.get(source) or self._guests.get(source)
         if self._found is not None:
             return []
-        self._pulse.heard(source)
+        if join is not None and join.record.role in ("node", "relay"):
+            self._pulse.heard(source)
         if isinstance(message, Join):
             return self._let_in(source, message, join)
         if isinstance(message, Ordering):
-            return self.on_order(message.text, source) if join is not None else self._note(source, message.text)
+            return self._note(source, message.text) if join is None else self._hear(source, message)
         if isinstance(message, Still):
             return []  # it says so again
         if join is None:
@@ -970,6 +823,7 @@ class Coordinator:
                     recovery.dismiss(found.plan)
                     continue
             self._found, self._ledger = found, ledger
+            self._forget()
             self._stores = self._kept.become(found.rows)
             return self._rebuild()
         return found
@@ -1010,7 +864,7 @@ class Coordinator:
         for source, ready in said.items():
             if source in ledger.joins:
                 effects += self.on_message(source, ready, ())
-        return effects
+        return [*effects, *self._ask_members()]
 
     def _admit_all(self) -> Effects:
         return [Admit(j.record.identity, j.record.curve) for j in self._ledger.joins.values()]
@@ -1032,7 +886,7 @@ class Coordinator:
             verify_row(message.rows[0], run=self._manifest.run, coordinator=self._identity.public)
             if self._fresh:
                 return [Stop(_forgotten(f"{message.total} rows", f"{number} rows"))]
-            return [self._ask_around(rows_lost=True).ask(source)]
+            return self._ask_gates(self._ask_around(rows_lost=True))
         return [] if message.opening is None else self._learn(message.opening)
 
     def _learn(self, opening: Opening) -> Effects:
@@ -1048,8 +902,9 @@ class Coordinator:
             return [*self._opened(opening), *self._void_lost()]
         if self._fresh:
             return [Stop(_forgotten(f"tick {opening.plan.tick}", f"tick {self._newest()}"))]
-        self._ask_around(rows_lost=True).tell(opening)
-        return []
+        asked = self._ask_around(rows_lost=True)
+        asked.tell(opening)
+        return self._ask_gates(asked)
 
     def _void_lost(self) -> Effects:
         """End a tick that others say was opened: whatever we wrote in it is lost, and nothing came of it."""
@@ -1067,6 +922,11 @@ class Coordinator:
         """Whether members have not found us yet, and are not called dead for it."""
         self._grace = 0 if self._all_in_step() else max(0, self._grace - 1)
         return self._grace > 0
+
+    def _ask_members(self) -> Effects:
+        """Ask nodes and relays that we have not heard what they know; who is not connected yet comes by itself."""
+        members = {*self._ledger.of("node"), *self._ledger.of("relay")}
+        return [Send(who, Recall(first=0)) for who in sorted(members - self._in_step)]
 
     def _all_in_step(self) -> bool:
         return {*self._ledger.of("node"), *self._ledger.of("relay")} <= self._in_step

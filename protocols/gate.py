@@ -131,13 +131,13 @@ class Gate:
         """The time of the next input."""
         self.orders.at(seconds)
 
-    def on_order(self, text: str, source: bytes = b"") -> Effects:
-        """An order, handed in by a person or sent: obey it and pass it on.
+    def on_order(self, text: str) -> Effects:
+        """A person hands in an order: obey it and pass it on.
 
         Raises:
             Refused: `Orders.take`.
         """
-        return self._heard(self.orders.take(text, source=source, to=(self._manifest.coordinator,)))
+        return self._heard(self.orders.take(text, to=(self._manifest.coordinator,)))
 
     def _heard(self, heard: Heard) -> Effects:
         if heard.stops:
@@ -181,7 +181,7 @@ class Gate:
             self._greeted = True
             return [self._ready(), *self.orders.proposals(source)]
         if isinstance(message, Ordering):
-            return self.on_order(message.text, source)
+            return self._heard(self.orders.hear(source, message, ()))
         if isinstance(message, Recall):
             return [Send(source, self._recalled(message))]
         if isinstance(message, Past):

@@ -167,14 +167,16 @@ class Node:
         """The time of the next input."""
         self.orders.at(seconds)
 
-    def on_order(self, text: str, source: bytes = b"") -> Effects:
-        """An order, handed in by a person or sent: obey it and pass it on.
+    def on_order(self, text: str) -> Effects:
+        """A person hands in an order: obey it and pass it on.
 
         Raises:
             Refused: `Orders.take`.
         """
-        everyone = (self._manifest.coordinator, *sorted(self._belonging.relays))
-        return self._obey(self.orders.take(text, source=source, to=everyone))
+        return self._obey(self.orders.take(text, to=self._servers()))
+
+    def _servers(self) -> tuple[bytes, ...]:
+        return self._manifest.coordinator, *sorted(self._belonging.relays)
 
     def _obey(self, heard: Heard) -> Effects:
         """Standing still, a node has no part in any tick; base and prepared state stay."""
@@ -199,7 +201,7 @@ class Node:
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """Everything a node reads; each checked where it is read."""
         if isinstance(message, Ordering) and (source == self._manifest.coordinator or source in self._belonging.relays):
-            return self.on_order(message.text, source)
+            return self._obey(self.orders.hear(source, message, self._servers()))
         if self.orders.in_force is not None and isinstance(message, Opening | Close | Offers | Frame | Sealed | Taken):
             return self.orders.tell(source)
         if source == self._manifest.coordinator:
@@ -211,7 +213,7 @@ class Node:
             if isinstance(message, Opening):
                 return self._open(message)
             if isinstance(message, Recall):
-                return [Send(source, knows(self._opening))]
+                return [Send(source, knows(self._opening)), *self._say_ready()]
             if isinstance(message, Began):
                 return self._began(message.opening)
             if isinstance(message, Left):

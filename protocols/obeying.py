@@ -1,9 +1,9 @@
 """How every role hears of orders, passes them on, and knows whether it must stand still.
 
 A role asks its `Orders` before it releases, applies or serves anything. Who stands still answers whatever else it is
-sent with the order in force, so that a peer in the dark learns of it by its own next message; who hears an order that
-has ended answers with the resume that ended it. Beyond that an order is passed on once, to everybody whom a role
-talks to, when it is first heard and whenever signatures are added.
+sent with the order in force, so that a peer in the dark learns of it by its own next message; who hears that somebody
+stands still by an order that has ended answers with the resume that ended it. Beyond that an order is passed on once,
+to everybody whom a role talks to, when it is first heard and whenever signatures are added.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .canonical import Count, Hash, Message, Plain, decode, encode
 from .effects import After, Announce, Effects, Event, Send, Store
 from .errors import Failed
 from .manifest import Manifest
-from .orders import ORDER_BYTES_MAX, STOPS, Signed, read_order
+from .orders import ORDER_BYTES_MAX, Signed, read_order
 from .standing import KNOWN_MAX, Standing
 
 TIMER = "orders"
@@ -29,9 +29,14 @@ Text = Annotated[str, msgspec.Meta(max_length=ORDER_BYTES_MAX)]
 
 
 class Ordering(Message, frozen=True, array_like=True, kw_only=True):
-    """An order or a proposal, by whoever has it: it is valid by its signatures alone."""
+    """An order or a proposal, by whoever has it: it is valid by its signatures alone.
+
+    stands: whoever sends it stands still by it, and wants to know if it has ended. Nothing else is ever answered, so
+    that two who know the same do not tell each other for ever.
+    """
 
     text: Text
+    stands: bool = False
 
 
 class Noted(Message, frozen=True, array_like=True, kw_only=True):
@@ -127,6 +132,17 @@ class Orders:
         """The time of the next input."""
         self.now = seconds
 
+    def hear(self, source: bytes, message: Ordering, to: Iterable[bytes]) -> Heard:
+        """Take in what somebody sent: `take`, and help them on if they are stuck.
+
+        Raises:
+            Refused: as `take`.
+        """
+        order = read_order(message.text, self._manifest).order
+        if message.stands and order.seq <= self.standing.answered:
+            return Heard(self.tell(source))
+        return self.take(message.text, source=source, to=to)
+
     def take(self, text: str, *, source: bytes = b"", to: Iterable[bytes] = ()) -> Heard:
         """Take in an order, and pass on what is new of it.
 
@@ -138,8 +154,6 @@ class Orders:
         """
         standing = self.standing
         signed = read_order(text, self._manifest)
-        if source and signed.order.action in STOPS and signed.order.seq <= standing.answered:
-            return Heard(self.tell(source))  # they have not heard what ended it
         learned = standing.learn(signed, self.now)
         if not learned.new:
             return Heard([])
@@ -189,7 +203,8 @@ class Orders:
             cited = [s for s in self.standing.known.values() if s.order.seq == answer.order.cites]
             told = [*sorted((s for s in cited if self.standing.complete(s)), key=lambda s: s.order.hash), answer]
         committee = self._manifest.committee
-        return [Send(who, Ordering(text=signed.note(committee))) for signed in told if signed is not None]
+        stands = self.in_force is not None
+        return [Send(who, Ordering(text=s.note(committee), stands=stands)) for s in told if s is not None]
 
     def proposals(self, who: bytes) -> Effects:
         """Everything open, for somebody who may have missed it while there was no connection."""

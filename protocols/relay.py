@@ -87,13 +87,16 @@ class Relay:
         """The time of the next input."""
         self.orders.at(seconds)
 
-    def on_order(self, text: str, source: bytes = b"") -> Effects:
-        """An order, handed in by a person or sent: obey it and pass it on.
+    def on_order(self, text: str) -> Effects:
+        """A person hands in an order: obey it and pass it on.
 
         Raises:
             Refused: `Orders.take`.
         """
-        return self._obey(self.orders.take(text, source=source, to=(self._manifest.coordinator, *self._known)))
+        return self._obey(self.orders.take(text, to=self._everyone()))
+
+    def _everyone(self) -> tuple[bytes, ...]:
+        return self._manifest.coordinator, *self._known
 
     def _obey(self, heard: Heard) -> Effects:
         """Standing still, a relay carries nothing; who sends it something is told why."""
@@ -116,17 +119,19 @@ class Relay:
         quiet, again = self._watch.look()
         if not self._welcomed:
             return [Send(self._manifest.coordinator, self._join), again]
-        known = 0 if self._opening is None else self._opening.plan.tick
         if not quiet:
             return [again]
         coordinator = self._manifest.coordinator
-        ready, still = Ready(known=known, joins=self._joins), Still(join=self._join)
-        return [Send(coordinator, ready), Send(coordinator, still), *self.orders.remind(coordinator), again]
+        return [self._ready(), Send(coordinator, Still(join=self._join)), *self.orders.remind(coordinator), again]
+
+    def _ready(self) -> Send:
+        known = 0 if self._opening is None else self._opening.plan.tick
+        return Send(self._manifest.coordinator, Ready(known=known, joins=self._joins))
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """Openings and the roster from the coordinator; frames and sealed traffic from members; orders from all."""
         if isinstance(message, Ordering):
-            return self.on_order(message.text, source)
+            return self._obey(self.orders.hear(source, message, self._everyone()))
         if self.orders.in_force is not None and isinstance(message, Opening | Frame | Sealed | Taken):
             return self.orders.tell(source)
         if source == self._manifest.coordinator:
@@ -138,7 +143,7 @@ class Relay:
             if isinstance(message, Opening):
                 return self._open(message)
             if isinstance(message, Recall):
-                return [Send(source, knows(self._opening))]
+                return [Send(source, knows(self._opening)), self._ready()]
             if isinstance(message, Over):
                 if self._opening is not None and message.tick == self._opening.plan.tick:
                     self._forget()

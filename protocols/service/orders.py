@@ -1,6 +1,7 @@
 """Orders as files and messages: what a process finds in its folder, and what a keyholder's command reads and delivers.
 
     FOLDER/orders/NAME.order            an order or a proposal that somebody put there
+    FOLDER/orders/NAME.url              the join URL of a coordinator that listens elsewhere now
     FOLDER/orders/NAME.order.accepted   what became of it: one line
     FOLDER/orders/NAME.order.refused    or why not: the error and what to do
 
@@ -36,7 +37,7 @@ from .rundir import STORE, RunDir, write_whole
 from .store import read_value
 from .url import JoinURL
 
-SUFFIX = ".order"
+SUFFIX, ADDRESS = ".order", ".url"
 POLL_S = 0.2
 FILES_MAX = 1000  # in one folder
 ANSWER_S = 5.0  # that a process has to say what became of a file
@@ -50,7 +51,7 @@ class Obedient(Role, Protocol):
     def orders(self) -> Orders:
         """What it knows of them."""
 
-    def on_order(self, text: str, source: bytes = b"") -> Effects:
+    def on_order(self, text: str) -> Effects:
         """Somebody hands it an order."""
 
 
@@ -59,10 +60,19 @@ class Inbox:
 
     Args:
         perform: carries out what a role wants (`Runner.perform`).
+        moved: what to do about a coordinator's new join URL.
     """
 
-    def __init__(self, folder: Path, role: Obedient, perform: Callable[[Callable[[], Effects]], None]) -> None:
-        self._path, self._role, self._perform = folder / "orders", role, perform
+    def __init__(
+        self,
+        folder: Path,
+        role: Obedient,
+        perform: Callable[[Callable[[], Effects]], None],
+        *,
+        moved: Callable[[str], Effects],
+    ) -> None:
+        self._path, self._perform = folder / "orders", perform
+        self._take = {SUFFIX: lambda text: role.on_order(text), ADDRESS: moved}
         self._path.mkdir(exist_ok=True)
 
     async def watch(self) -> None:
@@ -80,15 +90,16 @@ class Inbox:
 
     def look(self) -> None:
         """Hand over every file that nobody has looked at, or that has changed since."""
-        for path in waiting(self._path):
-            self._hand_over(path)
+        for suffix in self._take:
+            for path in waiting(self._path, suffix):
+                self._hand_over(path, self._take[suffix])
 
-    def _hand_over(self, path: Path) -> None:
+    def _hand_over(self, path: Path, take: Callable[[str], Effects]) -> None:
         outcome: list[InterlockError | None] = []
 
         def hand() -> Effects:
             try:
-                effects = self._role.on_order(read_file(path))
+                effects = take(read_file(path))
             except InterlockError as error:
                 outcome.append(error)
                 return []
@@ -108,10 +119,10 @@ class Inbox:
             write_whole(path.with_name(f"{path.name}.accepted"), b"accepted\n")
 
 
-def waiting(path: Path) -> Iterator[Path]:
-    """The order files in a folder that nobody has looked at as they are."""
+def waiting(path: Path, suffix: str = SUFFIX) -> Iterator[Path]:
+    """The files of this kind in a folder that nobody has looked at as they are."""
     try:
-        names = sorted(entry.name for entry in os.scandir(path) if entry.name.endswith(SUFFIX))
+        names = sorted(entry.name for entry in os.scandir(path) if entry.name.endswith(suffix))
     except FileNotFoundError:
         return
     for name in names[:FILES_MAX]:

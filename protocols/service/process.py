@@ -103,7 +103,6 @@ class Process:
         self.folder, self._leaving = folder, leaving
         self._task: asyncio.Task[None] | None = None
         self._tell: Callable[[str], None] | None = None  # the role's `on_timer`
-        self._reach: Callable[[JoinURL], None] | None = None
         self._signals = 0
         log_to(folder, json=log_json)
 
@@ -145,17 +144,6 @@ class Process:
             self._tell("hand over")
         else:
             self._tell("leave")
-
-    def moved(self, text: str) -> None:
-        """Go on with a coordinator that listens elsewhere now: `text` is its join URL, of a file that somebody dropped.
-
-        Raises:
-            Misused: E613, it is no join URL; E338, this process looks for no coordinator; E339, it is of another
-                run, or names another coordinator.
-        """
-        if self._reach is None:
-            raise Misused(338, "this process looks for no coordinator", todo="Give the URL to one that has joined.")
-        self._reach(parse_url(text.strip()))
 
     async def drive(
         self,
@@ -207,14 +195,12 @@ class Process:
             versions=common(manifest.wire),
         )
         # Whatever a process plays, orders reach it as files: no network and nobody else is needed to stop it.
-        orders = asyncio.create_task(Inbox(self.folder, role, runner.perform).watch())
+        inbox = Inbox(self.folder, role, runner.perform, moved=lambda text: moved(text, manifest, identity))
+        orders = asyncio.create_task(inbox.watch())
         self._tell = runner.interrupt
-        if identity.public != manifest.coordinator:
-            self._reach = lambda url: runner.perform(lambda: _connect(url, manifest))
         try:
             await runner.run()
         finally:
-            self._reach = None
             orders.cancel()
             await asyncio.wait([orders])
             _log.info("refused, by number: %s", dict(runner.refused))
@@ -256,8 +242,16 @@ def claim(folder: Path) -> int:
     return lock
 
 
-def _connect(url: JoinURL, manifest: Manifest) -> Effects:
-    """Replace the connection to the coordinator: its identity proves that it is the same one."""
+def moved(text: str, manifest: Manifest, identity: Identity) -> Effects:
+    """Go on with a coordinator that listens elsewhere now: `text` is its join URL. Its key proves that it is the same.
+
+    Raises:
+        Misused: E338, this process is the coordinator; E613, it is no join URL; E339, it is of another run, or names
+            another coordinator.
+    """
+    if identity.public == manifest.coordinator:
+        raise Misused(338, "the coordinator itself looks for none", todo="Give the URL to gates, relays and nodes.")
+    url = parse_url(text.strip())
     if url.run != manifest.run or url.key != manifest.coordinator:
         raise Misused(
             339,

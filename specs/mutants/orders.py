@@ -123,9 +123,9 @@ class HastyGate(Gate):
 class Silent(Coordinator):
     """Obeys, and tells nobody."""
 
-    def on_order(self, text: str, source: bytes = b"") -> Effects:
+    def on_order(self, text: str) -> Effects:
         """Keep it."""
-        return [e for e in super().on_order(text, source) if not isinstance(e, Send)]
+        return [e for e in super().on_order(text) if not isinstance(e, Send)]
 
     def on_message(self, source: bytes, message: Any, blobs: tuple[Any, ...]) -> Effects:
         """Answer with no order."""

@@ -10,6 +10,7 @@ import msgspec
 
 from interlock.protocols.boundary import Arrival, Crossing, Pass, Passed
 from interlock.protocols.changing import BEFORE, Changing
+from interlock.protocols.collecting import Collecting
 from interlock.protocols.coordinator import Coordinator
 from interlock.protocols.effects import Announce, Blob, Draw, Effects, Send, Store
 from interlock.protocols.errors import InterlockError, Refused
@@ -67,22 +68,26 @@ class AnswersAnew(Gate):
 # -- coordinators ---------------------------------------------------------------------------------------------------
 
 
+class _Believes(Collecting):
+    def _report(self, source: bytes, report: Report, plan: Plan) -> Committed | None:
+        self._reports.setdefault(source, report)
+        if self._ledger.close is None or not self._all(self._reports):
+            return None
+        reports = tuple(self._reports[who] for who in sorted(self._reports))
+        return Committed(tick=plan.tick, round=plan.round + (plan.kind == "train"), reports=reports)
+
+    def _prepare(self, source: bytes, prepared: Any, plan: Plan) -> Changed | None:
+        self._prepared[source] = prepared
+        if not self._all(self._prepared):
+            return None
+        everyone = tuple(self._prepared[who] for who in sorted(self._prepared))
+        return Changed(tick=plan.tick, members=self._ledger.present, prepared=everyone)
+
+
 class BelievesReports(Coordinator):
     """Writes a commit or change row when everyone has spoken, whatever they said."""
 
-    def _reporting(self, source: bytes, report: Report, plan: Any) -> Effects:
-        self._reports.setdefault(source, report)
-        if self._ledger.close is None or not self._all(self._reports):
-            return []
-        reports = tuple(self._reports[who] for who in sorted(self._reports))
-        return self._end(Committed(tick=plan.tick, round=plan.round + (plan.kind == "train"), reports=reports))
-
-    def _preparing(self, source: bytes, prepared: Any, plan: Any) -> Effects:
-        self._prepared[source] = prepared
-        if not self._all(self._prepared):
-            return []
-        everyone = tuple(self._prepared[who] for who in sorted(self._prepared))
-        return self._end(Changed(tick=plan.tick, members=self._ledger.present, prepared=everyone))
+    collecting = _Believes
 
 
 class PlansFromTheStart(Coordinator):

@@ -20,6 +20,7 @@ from interlock.protocols.canonical import Message, encode
 from interlock.protocols.effects import After, Blob, Draw, Effects, Send, Stop, Store, Work
 from interlock.protocols.errors import InterlockError, Refused
 from interlock.protocols.net.runner import DOOR_SENDERS, EFFECTS_MAX
+from interlock.protocols.obeying import Ordering
 from interlock.protocols.release import Declined
 from interlock.protocols.wire import DOOR_LIMITS, Envelope, Replay, pack, unpack
 from interlock.specs.links import CLOCK_S
@@ -27,7 +28,7 @@ from interlock.specs.run import COORDINATOR, RunSpec, identity, key
 from interlock.specs.symbolic import SymbolicEngine
 from interlock.vault import Identity
 
-from .mutations import blobs_changed, bytes_changed, fields_changed, read, signed_again
+from .mutations import any_order, blobs_changed, bytes_changed, fields_changed, read, signed_again
 
 KINDS = {
     "c": messages.BY_COORDINATOR,
@@ -41,6 +42,7 @@ STRANGER = "n8"  # a key that nobody invited
 MAY_STOP = {308, 320}  # an insider can make a run end so, and it says why
 TRIES = 3  # mutations that are tried until one can be read
 STUMBLES = 0.004  # jobs that fail, where members lie
+ORDERS = 0.01  # orders that are handed in, for each real input
 RINGS_MAX = 12
 INPUTS_MAX = 3000  # of one episode, real ones
 REMEMBERED = 400  # real messages of one kind of process, to make others from
@@ -101,6 +103,7 @@ class Episode:
     ) -> None:
         self.dice, self.pool, self.a_real = random.Random(seed), pool, a_real
         self.insiders = self.dice.random() < 0.5  # whether mutated records are signed again
+        self.orderly = self.dice.random() < 0.5  # whether keyholders hand in orders meanwhile
         self.plan = Plan()
         self.manifest = self.plan.manifest
         self.limits = messages.limits(self.manifest)
@@ -131,6 +134,8 @@ class Episode:
                 self._ring()
                 continue
             inputs += 1
+            if self.orderly and self.dice.random() < ORDERS:
+                self._order()
             label, call = self.queue.popleft()
             for _ in range(self.a_real):
                 yield self._mutated(label if self.dice.random() < 0.7 else self.dice.choice(list(self.people)))
@@ -223,6 +228,18 @@ class Episode:
                 person.timers.discard(name)
                 self.queue.append((label, partial(person.role.on_timer, name)))
 
+    def _order(self) -> None:
+        """Some keyholders hand an order to somebody; a run that stands still gets a good resume soon."""
+        label = self.dice.choice(list(self.people))
+        role = self.people[label].role
+        role.at(CLOCK_S)
+        stop = role.orders.in_force
+        text = any_order(self.dice, self.manifest)
+        if stop is not None and self.dice.random() < 0.7:
+            last, prev = role.orders.standing.next_place()
+            text = any_order(self.dice, self.manifest, seq=last, action="resume", cites=stop.order.seq, prev=prev)
+        self.queue.append((label, partial(role.on_order, text)))
+
     # --- what nearly is a message ---
 
     def _mutated(self, to: str) -> Heard:
@@ -242,6 +259,8 @@ class Episode:
                 break
         if self.insiders and message is not None and dice.random() < 0.5:
             message = signed_again(message, self.manifest.run, self._whose)
+            if isinstance(message, Ordering):
+                message = Ordering(text=any_order(dice, self.manifest))
             data = encode(message)
         if dice.random() < 0.15:
             blobs = blobs_changed(dice, blobs)

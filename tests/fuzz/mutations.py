@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, cast
 
 import hypothesis
@@ -23,9 +24,14 @@ from interlock.protocols.change import BoxOffer, Prepared, sign_prepared
 from interlock.protocols.errors import Refused
 from interlock.protocols.gate import Propose
 from interlock.protocols.journal import Row, make_row
+from interlock.protocols.manifest import Manifest
 from interlock.protocols.members import Invitation, Record
+from interlock.protocols.orders import Order
+from interlock.protocols.orders import sign as sign_order
 from interlock.protocols.release import Opening, Release
 from interlock.protocols.round import Commitment, Measurement, Report, Sealed, sign
+from interlock.specs.links import CLOCK_S
+from interlock.specs.run import identity
 from interlock.specs.scope import quiet_settings
 from interlock.specs.wire import DATA
 from interlock.vault import Identity
@@ -190,6 +196,39 @@ def signed_again(message: Message, run: bytes, whose: Callable[[bytes], Identity
     if isinstance(again, Propose) and coordinator is not None:
         return _linked(again, run, coordinator)
     return cast(Message, again)
+
+
+def any_order(dice: random.Random, manifest: Manifest, **given: Any) -> str:
+    """An order that some of the committee have signed, or nearly one."""
+    seq = dice.choice((0, 1, 1, 2, 2, 3, 4, 5, 2**31))
+    action = dice.choice(("halt", "halt", "pause", "resume", "resume", "release"))
+    begins = int(CLOCK_S) + dice.choice((-3600, -60, 0, 0, 0, 59, 61, 3600))
+    fields: dict[str, Any] = dict(
+        run=manifest.run,
+        seq=seq,
+        action=action,
+        cites=max(1, seq - dice.choice((1, 1, 2))),
+        prev=dice.choice((None, bytes(32))),
+        epoch=dice.randrange(3),
+        not_before=begins,
+        expires=begins + dice.choice((-1, 1, 600, 3600, 10**6)),
+        reason=dice.choice(("one", "two", "", "a\nb", "é")),
+    )
+    fields |= given
+    if dice.random() < 0.9:  # what goes together
+        fields["cites"] = fields["cites"] if fields["action"] == "resume" else None
+        fields["epoch"] = fields["epoch"] if fields["action"] == "release" else None
+        fields["expires"] = None if fields["action"] == "halt" else fields["expires"]
+        fields["seq"] = 0 if fields["action"] == "release" else max(1, fields["seq"])
+        fields["prev"] = (fields["prev"] or bytes(32)) if fields["seq"] > 1 else None
+        fields["reason"] = fields["reason"].replace("\n", " ") or "one"
+    if given:
+        fields |= dict(not_before=int(CLOCK_S), expires=int(CLOCK_S) + 3600)
+    order = Order(**fields)
+    keyholders = [seat.name for seat in manifest.committee.keyholders]
+    who = keyholders if given or dice.random() < 0.3 else dice.sample(keyholders, dice.randint(1, len(keyholders)))
+    made = reduce(lambda a, b: a.merged(b), (sign_order(order, identity(name)) for name in who))
+    return made.note(manifest.committee)
 
 
 def _linked(ask: Propose, run: bytes, coordinator: Identity) -> Propose:

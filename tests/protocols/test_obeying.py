@@ -246,11 +246,10 @@ def test_a_coordinator_that_stored_the_halt_and_no_more_voids_the_tick_when_it_s
     (stored, *_) = role.on_order(note(halt(MADE)))
     world.stores["coordinator"][stored.key] = stored.value
     world.restart("coordinator")
-    settle(world)
-    assert isinstance(world.rows()[-1].body, Voided)
-    for _ in range(2):
+    for _ in range(3):
         world._ring()
         settle(world)
+    assert isinstance(world.rows()[-1].body, Voided)
     assert obeying(world) == EVERYBODY  # told when they said something
     order(world, "ada", resume(MADE, halt(MADE)))
     goes_on(world)
@@ -261,6 +260,9 @@ def test_a_coordinator_that_has_only_its_rows_knows_the_orders() -> None:
     del world.stores["coordinator"][STORED]
     world.restart("coordinator")
     assert "coordinator" in obeying(settle(world))
+    for _ in range(3):
+        world._ring()
+        settle(world)
     order(world, "ada", resume(MADE, halt(MADE)))
     del world.stores["coordinator"][STORED]
     world.restart("coordinator")
@@ -517,10 +519,12 @@ def test_who_is_stuck_on_an_order_that_has_ended_is_told_what_ended_it() -> None
     lonely.at(NOW)
     lonely.on_order(note(halt(MADE)))
     role = world.roles["coordinator"]
-    told = role.on_message(identity("relay0").public, Ordering(text=note(halt(MADE))), ())
+    stuck = Ordering(text=note(halt(MADE)), stands=True)
+    told = role.on_message(identity("relay0").public, stuck, ())
     assert [e.message.text for e in told] == [note(second), note(last)]
     for effect in told:
         lonely.on_message(COORDINATOR, effect.message, ())
+        assert not role.on_message(identity("relay0").public, effect.message, ())  # nobody is told for ever
     assert lonely.orders.in_force is None
 
 

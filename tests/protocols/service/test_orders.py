@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.runs import identity, manifest, text
 from interlock.protocols import corpus, messages
 from interlock.protocols.canonical import encode
 from interlock.protocols.coordinator import Coordinator
-from interlock.protocols.effects import Announce, Effects, Stop, Store
+from interlock.protocols.effects import Announce, Connect, Effects, Stop, Store
 from interlock.protocols.errors import Misused, Refused
 from interlock.protocols.gate import Gate
 from interlock.protocols.manifest import Manifest
@@ -25,7 +26,7 @@ from interlock.protocols.net.runner import MemoryStore, Runner, ThreadWorker
 from interlock.protocols.net.zeromq import Door, ZeroMQTransport
 from interlock.protocols.obeying import Obeyed
 from interlock.protocols.orders import ORDER_BYTES_MAX, read_order
-from interlock.protocols.service import orders
+from interlock.protocols.service import orders, process
 from interlock.protocols.service.rundir import STORE, RunDir
 from interlock.protocols.service.store import SQLiteStore
 from interlock.protocols.service.url import JoinURL
@@ -45,9 +46,14 @@ class Sitting:
         self.store = SQLiteStore(folder / STORE)
         self.events: list[Any] = []
         self.stopped: list[Any] = []
+        self.connected: list[Connect] = []
         self.role = Gate(identity(name), made, operator=name)
         self.perform(lambda: self.role.restore(self.store.load()))
-        self.inbox = orders.Inbox(folder, self.role, self.perform)
+        self.inbox = orders.Inbox(folder, self.role, self.perform, moved=self.moved)
+
+    def moved(self, text: str) -> Effects:
+        """A coordinator's new place, from a file."""
+        return process.moved(text, MADE, identity("ada"))
 
     def perform(self, wanted: Callable[[], Effects]) -> None:
         """Carry out what the tests need of effects."""
@@ -57,6 +63,8 @@ class Sitting:
                 self.store.put({effect.key: effect.value})
             elif isinstance(effect, Announce):
                 self.events.append(effect.event)
+            elif isinstance(effect, Connect):
+                self.connected.append(effect)
             elif isinstance(effect, Stop):
                 self.stopped.append(effect.error)
 
@@ -134,7 +142,7 @@ def test_other_files_are_left_alone(sitting: Sitting) -> None:
 
 
 def test_a_role_that_has_ended_leaves_the_file_for_its_next_life(sitting: Sitting) -> None:
-    inbox = orders.Inbox(sitting.folder, sitting.role, lambda wanted: None)
+    inbox = orders.Inbox(sitting.folder, sitting.role, lambda wanted: None, moved=sitting.moved)
     path = sitting.folder / "orders" / "a.order"
     path.write_text(halt(MADE).note(MADE.committee))
     inbox.look()
@@ -386,3 +394,29 @@ def test_two_orders_with_one_number_are_shown_as_evidence(call: Call, run: RunDi
         (gate.folder / "orders" / f"{reason}.order").write_text((run.path / f"{reason}.order").read_text())
     _, _, error = call("keyholder", "status", run.path)
     assert "warning: E355 two orders have number 1, signed by ada" in error
+
+
+@pytest.mark.parametrize(
+    ("change", "outcome"),
+    [
+        (lambda url: f"{url}\n", "accepted"),
+        (lambda url: "interlock://nowhere", "error: E613"),
+        (lambda url: str(replace(url, run=bytes(32))), "error: E339"),
+        (lambda url: str(replace(url, key=bytes(32))), "error: E339"),
+    ],
+)
+def test_a_coordinators_new_place_comes_as_a_file_too(
+    sitting: Sitting, change: Callable[[JoinURL], str], outcome: str
+) -> None:
+    coordinator = identity("coordinator")
+    url = JoinURL(host="there", port=7700, run=MADE.run, key=coordinator.public, curve=coordinator.curve_public)
+    path = drop(sitting, "moved.url", change(url))
+    (result,) = path.parent.glob("moved.url.*")
+    assert result.read_text().startswith(outcome)
+    wanted = [Connect(url.key, url.curve, "tcp://there:7700")] if outcome == "accepted" else []
+    assert sitting.connected == wanted
+
+
+def test_the_coordinator_looks_for_none() -> None:
+    with pytest.raises(Misused, match="E338"):
+        process.moved("", MADE, identity("coordinator"))
