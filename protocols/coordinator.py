@@ -675,7 +675,7 @@ class Coordinator:
         """The plan under way is open."""
         ledger, plan = self._ledger, opening.plan
         effects = self._write(_opened_row(opening))
-        self._renewing = set(self._newcomers())
+        self._renewing = set(self._collecting.newcomers)
         effects += [Send(who, opening) for who in (*ledger.of("relay"), *ledger.of("node"))]
         effects += [Send(who, self._began()) for who in self._collecting.newcomers]
         effects += [Send(who, Left()) for who in sorted(self._leaving - self._holders())]
