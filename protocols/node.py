@@ -116,6 +116,7 @@ class Node:
         self._heard: set[bytes] = set()  # digests of what came through relays in this tick
         self._said: dict[object, Send] = {}  # in this tick, as far as nobody said that it came
         self.orders = Orders(manifest)
+        self._stood_still = 0  # newest tick of which an order made us drop our part
 
     @property
     def identity(self) -> bytes:
@@ -183,6 +184,8 @@ class Node:
         if heard.stops:
             if isinstance(self._part, Answering):
                 self._jobs.append(Forget(tick=self._part.seat.tick))
+            if self._part is not None:
+                self._stood_still = self._now()
             self._end_tick()
             self._early.clear()
         return heard.effects + self._pump()
@@ -288,6 +291,10 @@ class Node:
         """A new tick: erase what the old one kept, adopt the base, take the place that the plan gives."""
         plan = opening.plan
         if self._opening is not None and plan.tick <= self._opening.plan.tick:
+            if opening == self._opening and plan.tick == self._stood_still:
+                # The coordinator does not know of it: it was away while the order came and went.
+                what = "it stood still by an order"
+                return [Send(self._manifest.coordinator, Trouble(tick=plan.tick, number=350, what=what))]
             if opening == self._opening:  # something of ours may be missing
                 return list(self._said.values())
             if opening.plan == self._opening.plan and self._part is not None:

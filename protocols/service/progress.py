@@ -73,6 +73,14 @@ class Void:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A member's part of the last round: micro-batches, and how many a second it computes, 0 if it did not say."""
+
+    microbatches: int
+    per_second: float
+
+
+@dataclass(frozen=True, slots=True)
 class Mark:
     """Something that befell the run beside its training, in which tick and after how many tokens.
 
@@ -129,6 +137,7 @@ class Progress:
     sessions: int = 0  # answered ones
     voids: list[Void] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
+    shares: dict[bytes, Share] = field(default_factory=dict)
     granted: dict[bytes, int] = field(default_factory=dict)
     rounds_lost_to_death: int = 0
     _relays: tuple[bytes, ...] = ()
@@ -225,6 +234,7 @@ class Progress:
         elif isinstance(body, Closed):
             self._losses = [loss for commitment in body.commitments for loss in commitment.losses]
             self._clamped = sum(commitment.clamped for commitment in body.commitments)
+            self._share(plan, body)
         elif isinstance(body, Committed):
             self.moved.append(plan.tick)
             if plan.kind == "train":
@@ -290,6 +300,15 @@ class Progress:
         elif order.cites is not None and self.stopped is not None and self.stopped.seq <= order.cites:
             self.stopped = None
         return order
+
+    def _share(self, plan: Plan, body: Closed) -> None:
+        """Who computed how much of a round, and how fast."""
+        stages = self.members_of(plan.tick)
+        for commitment in body.commitments:
+            stage, group = next((s, g) for s, g in enumerate(stages) if commitment.member in g)
+            done = sum(assigned[stage] == group.index(commitment.member) for assigned in plan.work)
+            rate = done / commitment.seconds if commitment.seconds > 0 else 0.0
+            self.shares[commitment.member] = Share(done, rate)
 
     def _end(self, news: object | None) -> object | None:
         self.is_open = False

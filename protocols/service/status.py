@@ -149,6 +149,12 @@ def snapshot(view: View) -> dict[str, Any]:
         "tokens_per_second": speed(progress, view.times, RECENT),
         "boundary_bytes_per_token": view.boundary_bytes_per_token,
         "members": [[progress.name(who) for who in stage] for stage in progress.members],
+        "work": {
+            progress.name(who): {"microbatches": share.microbatches, "per_second": share.per_second}
+            for stage in progress.members
+            for who in stage
+            if (share := progress.shares.get(who)) is not None
+        },
         "waiting": [name for join in progress.waiting() if (name := join.record.operator) not in tally.silent],
         "silent": list(tally.silent),
         **{f"{role}s": [join.record.operator for join in progress.of(role)] for role in ("node", "gate", "relay")},
@@ -215,7 +221,7 @@ def _of_the_journal(view: View, found: dict[str, Any]) -> Iterator[tuple[str, st
     yield "boundaries", f"{found['boundary_bytes_per_token']:,.0f} bytes for a byte of text"
     members = {name for names in found["members"] for name in names}
     for stage, names in enumerate(found["members"]):
-        yield f"stage {stage}", ", ".join(_heard(name, tally) for name in names) or "nobody"
+        yield f"stage {stage}", ", ".join(_heard(name, tally) + _work(found, name) for name in names) or "nobody"
     if not found["members"]:
         yield "nodes", ", ".join(sorted(found["nodes"])) or "none yet"
     elif found["waiting"]:
@@ -239,6 +245,15 @@ def _of_the_journal(view: View, found: dict[str, Any]) -> Iterator[tuple[str, st
 
 def _heard(name: str, tally: Tally) -> str:
     return f"{name} (silent)" if name in tally.silent else name
+
+
+def _work(found: dict[str, Any], name: str) -> str:
+    """A member's part of the last round."""
+    work = found["work"].get(name)
+    if work is None:
+        return ""
+    rate = f" at {work['per_second']:.3g}/s" if work["per_second"] else ""
+    return f" (work {work['microbatches']}{rate})"
 
 
 def _gates(found: dict[str, Any], *, known: bool) -> str:

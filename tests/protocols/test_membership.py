@@ -216,6 +216,19 @@ def test_work_goes_to_whoever_is_faster() -> None:
             assert done[slow.index(0)] == 4 or done[slow.index(0)] == 5
 
 
+def test_after_the_last_round_a_node_hands_over_to_one_that_waits() -> None:
+    world = World(manifest(training=TRAINING, replicas=1), spares=1)
+    world.run()
+    assert ended(world)
+    held = members(world)
+    goes = held[1][0]
+    world.events.clear()
+    world.tell(goes, lambda role: role.on_timer("hand over"))
+    world.run(until=lambda w: goes in w.stopped)
+    assert world.stopped == {goes: None}
+    assert [len(stage) for stage in members(world)] == [1, 1, 1] and goes not in everyone(members(world))
+
+
 def test_who_waits_is_drawn_only_for_the_stage_that_its_operator_held() -> None:
     world = World(manifest(training=TRAINING), spares=2)
     world.run(until=opened("train", 1))
