@@ -284,7 +284,7 @@ def said(news: list[object]) -> Iterator[str]:
     """What is new of a run, as lines; its rounds are not, they are many."""
     for item in news:
         if isinstance(item, Ended):
-            yield f"{item.process} {item.how}{'; it was started again' if item.again else ''}"
+            yield f"{item.process} {item.how}"
         elif isinstance(item, Void):
             yield f"tick {item.tick} is void: E{item.number} {item.reason}"
         elif isinstance(item, Mark):

@@ -119,7 +119,7 @@ class Children:
         return [c.name for c in self if c.name.startswith(prefix) and c.process.poll() is None]
 
     def start(self, name: str, folder: Path, arguments: list[str]) -> None:
-        """Start `interlock serve` with these arguments; for a process that has ended, again.
+        """Start `interlock` with these arguments; for a process that has ended, again.
 
         Raises:
             Misused: E750, it runs.
@@ -127,8 +127,10 @@ class Children:
         old = self._children.get(name)
         if old is not None and old.process.poll() is None:
             raise Misused(750, f"the process '{name}' runs", todo="End it before you start it again.")
+        if old is not None:
+            self._note_end(old)
         folder.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "interlock.protocols.cli", "serve", *arguments]
+        command = [sys.executable, "-m", "interlock.protocols.cli", *arguments]
         command += [*self._more, "--parent", str(os.getpid())]
         with (folder / "log.txt").open("ab") as log:
             # A session of its own: the terminal's Ctrl-C reaches this process only, which then stops the others.
@@ -162,9 +164,13 @@ class Children:
         """Those that have ended since the last call."""
         found = [child for child in self if child.status is None and child.process.poll() is not None]
         for child in found:
-            status = child.status = child.process.returncode
-            self.note(ProcessEnded(process=child.name, pid=child.process.pid, status=status))
+            self._note_end(child)
         return found
+
+    def _note_end(self, child: Child) -> None:
+        if child.status is None:
+            child.status = child.process.returncode
+            self.note(ProcessEnded(process=child.name, pid=child.process.pid, status=child.status))
 
     def stop(self) -> None:
         """Ask everyone to leave, those started last first; kill whoever has not after a while.

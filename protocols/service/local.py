@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from .url import parse_url
 
 POLL_S = 0.2
 BEGIN_S = 60.0  # for the coordinator to listen
+FATES = 100  # that are kept
 STARTS_MAX, STARTS_S = 5, 600.0  # a process is started again so many times in so many seconds
 
 
@@ -44,6 +46,9 @@ class Ended:
     process: str
     how: str
     again: bool
+
+    def __str__(self) -> str:
+        return f"{self.process} {self.how}; {'it was started again' if self.again else 'the run goes on without it'}"
 
 
 class Local:
@@ -61,7 +66,7 @@ class Local:
         patience_s: the coordinator's.
 
     Attributes:
-        children: its processes, by name. ended: those that the run goes on without, and how each ended.
+        children: its processes, by name. fates: of those that ended, the last ones.
 
     Raises:
         Misused: E705, no run directory; E710, this run began before; E711, its keys are elsewhere.
@@ -86,7 +91,7 @@ class Local:
         self._metrics = metrics
         self.ports: dict[str, int] = {}  # of metrics, by process
         self.stopping = False
-        self.ended: dict[str, str] = {}
+        self.fates: deque[Ended] = deque(maxlen=FATES)
         self._news: list[object] = []
         self._port = 0  # the coordinator's: any, and then always that
         self._journal: JournalFile | None = None
@@ -148,7 +153,6 @@ class Local:
             self._coordinate(self._port)
             return
         child = self.children[name]
-        self.ended.pop(name, None)
         self.children.start(name, child.folder, child.arguments)
 
     def cut(self, name: str) -> None:
@@ -176,11 +180,10 @@ class Local:
         for child in self.children.ended():
             name, how = child.name, child.how
             again = not (self.stopping or child.is_ours) and self._is_kept(child)
-            self._news.append(Ended(name, how, again))
+            self.fates.append(Ended(name, how, again))
+            self._news.append(self.fates[-1])
             if again:
                 self.restart(name)
-            else:
-                self.ended[name] = how
 
     def _is_kept(self, child: Child) -> bool:
         """Whether a process is started again that ended on its own."""
@@ -238,7 +241,7 @@ class Local:
         """Start the coordinator; others know the port that it had before."""
         listen = ["--bind", f"{HOST}:{port}"] if self._links is None else self._listen("coordinator")
         patience = ["--patience", str(self._patience_s)]
-        self._start("coordinator", ["coordinator", str(self.run.path), "--local", *listen, *patience])
+        self._start("coordinator", ["serve", "coordinator", str(self.run.path), "--local", *listen, *patience])
 
     def _listen(self, name: str) -> list[str]:
         """Where a server listens whose connections can be cut: at one port for good."""
@@ -262,7 +265,7 @@ class Local:
         self._join(name, role, self.run.key(name), ["--invitation", str(file), *more], operator=name)
 
     def _join(self, name: str, role: str, key: os.PathLike[str], more: list[str], *, operator: str) -> None:
-        arguments = [role, str(self.run.folder(name)), "--key", str(key), "--operator", operator]
+        arguments = ["serve", role, str(self.run.folder(name)), "--key", str(key), "--operator", operator]
         self._start(name, [*arguments, "--url-file", str(self._url_file(name)), *more])
 
     def _url_file(self, name: str) -> Path:
@@ -281,7 +284,6 @@ class Local:
         if self._metrics is not None:
             port = self.ports.setdefault(name, self._metrics and self._metrics + len(self.ports))
             arguments = [*arguments, "--metrics", str(port)]
-        self.ended.pop(name, None)
         self.children.start(name, self.run.folder(name), arguments)
 
 
