@@ -52,6 +52,9 @@ class AsksNobody(Coordinator):
     def _learn(self, opening: Opening) -> Effects:
         return []
 
+    def _newest(self) -> int:
+        return 2**53  # nobody knows more
+
 
 class Liar:
     """A coordinator with several journals.

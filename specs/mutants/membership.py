@@ -70,20 +70,20 @@ class Rubbish(Membership):
 
 
 class _TellsAll(Changing):
-    @property
-    def newcomers(self) -> tuple[bytes, ...]:
-        """Everyone of its stage."""
-        return self.seat.others if self.seat.plan.change == "members" else ()
+    def exported(self, result: Exported) -> Effects:
+        """Sends the first part to everyone at once."""
+        everyone = tuple(who for stage in self.seat.members for who in stage if who != self.seat.me)
+        return [*super().exported(result), *self.seat.sealed(everyone, "shard", 0, result.parts[0])]
 
 
 class TellsAll(Node):
-    """Takes all others of its stage for newcomers."""
+    """Sends everyone in the tick a part of the state."""
 
     changing = _TellsAll
 
 
 class ToEveryone(Membership):
-    """Parts of a state go to members who have it."""
+    """Parts of a state go to members of other stages."""
 
     node_role = TellsAll
 
