@@ -57,6 +57,9 @@ def chaos(
         follow(local, told, meddle=play)
     finally:
         links.close()
+    if not play.seconds:
+        note("stopped before its time was over; nothing was checked")
+        raise typer.Exit(130)
     report = measure(run) | {"wall_seconds": machine.now_s() - start, "bars": []}
     write_whole(run.report, jsonlib.dumps(report, indent=2).encode() + b"\n")
     disagreements = [*contradictions(run), *(f"process {pid} is left behind" for pid in chaos.orphans(local))]
