@@ -261,7 +261,8 @@ def test_whoever_is_killed_is_started_again_and_the_run_goes_on(tmp_path: Path) 
     assert (up.returncode, said) == (0, "")
     news += [json.loads(line) for line in out.splitlines()]
     how = {"event": "ended", "how": "was killed by signal 9 (Killed)", "again": True}
-    assert [{**how, "process": name} for name in names] == [item for item in news if item.get("event") == "ended"]
+    fates = {item["process"]: item for item in news if item.get("event") == "ended"}
+    assert fates == {name: {**how, "process": name} for name in names}
     assert news[-1]["rounds"] == 60
     gone(left)
     assert contradictions(run) == []
