@@ -77,8 +77,12 @@ def verify_turn(a: Int32) -> None:
         raise OutOfRange(f"turn: |A A^T - I| is {error / unit:.3g}, more than 2**-19")
 
 
-def verify_bridge(g: Int32) -> None:
-    """Check that a bridge is orthogonal to within `max |G G^T - I| <= 2**-19`, in float64.
+def verify_bridge(g: Int32, *, turned: int = 0) -> None:
+    """Check that a bridge is orthogonal to within `max |G G^T - I| <= (1 + turned) 2**-19`, in float64.
+
+    Args:
+        turned: how many turns it was multiplied with since it was drawn. Each may be off by as much as `verify_turn`
+            lets pass, and these errors add up.
 
     Raises:
         OutOfRange: G is not a square int32 matrix, or not orthogonal enough.
@@ -87,8 +91,9 @@ def verify_bridge(g: Int32) -> None:
         raise OutOfRange(f"bridge: expected a square int32 matrix, got {g.dtype} {g.shape}")
     whole = np.ldexp(g.astype(np.float64), -BRIDGE_GRID)
     error = np.max(np.abs(whole @ whole.T - np.eye(len(g))), initial=0.0)
-    if error > ORTHOGONALITY:
-        raise OutOfRange(f"bridge: |G G^T - I| is {error:.3g}, more than 2**-19")
+    limit = (1 + turned) * ORTHOGONALITY
+    if error > limit:
+        raise OutOfRange(f"bridge: |G G^T - I| is {error:.3g}, more than {limit:.3g}")
 
 
 def verify_drawn(a: Int32, seed: bytes) -> None:

@@ -143,6 +143,7 @@ class Coordinator:
         self._nodes: dict[bytes, None] = {}  # that have reached the relays, in that order
         self._pulse = Pulse()  # of nodes and relays
         self._lost: set[bytes] = set()  # members that started again, without the state that they held
+        self._renewing: set[bytes] = set()  # those to whom the open tick gives a state
         self._hung: set[bytes] = set()  # that live and did not do their part of a tick
         self._leaving: set[bytes] = set()
         self._orphaned = False
@@ -433,6 +434,7 @@ class Coordinator:
             return []
         self._nodes.pop(source, None)
         self._lost.add(source)
+        self._renewing.discard(source)
         return self._bury()
 
     def _holders(self) -> set[bytes]:
@@ -577,7 +579,8 @@ class Coordinator:
         ledger, plan = self._ledger, self._ledger.plan
         if plan is None or not ledger.is_open:
             return []
-        dead = [who for stage in ledger.present for who in stage if who in self._lost or not self._pulse.alive(who)]
+        lost = self._lost - self._renewing
+        dead = [who for stage in ledger.present for who in stage if who in lost or not self._pulse.alive(who)]
         dead += [who for who in plan.relays if not self._pulse.alive(who)]
         if not dead:
             return []
@@ -693,6 +696,7 @@ class Coordinator:
         """The plan under way is open."""
         ledger, plan = self._ledger, opening.plan
         effects = self._write(_opened_row(opening))
+        self._renewing = set(self._collecting.newcomers)
         effects += [Send(who, opening) for who in (*ledger.of("relay"), *ledger.of("node"))]
         effects += [Send(who, self._began()) for who in self._collecting.newcomers]
         effects += [Send(who, Left()) for who in sorted(self._leaving - self._holders())]

@@ -315,7 +315,8 @@ class Passing:
         report = sign(draft, seat.identity, seat.plan.run)
         assert isinstance(report, Report)
         return [
-            Send(seat.manifest.coordinator, Reporting(report=report)),
+            # First, so that a node that dies between the two has not reported what it never announced.
             Announce(NodeReported(tick=seat.tick, state=result.state.hex())),
+            Send(seat.manifest.coordinator, Reporting(report=report)),
             Announce(Spent(tick=seat.tick, cpu_s=result.cpu_s, masking_s=result.masking_s)),
         ]

@@ -117,6 +117,7 @@ def run(arguments: Sequence[str] | None, commands: typer.Typer = app, *, name: s
     """Run one command, by default the process's own arguments, and exit."""
     from . import (  # noqa: F401  they register their commands
         ask,
+        chaos,
         doctor,
         explain,
         identity,

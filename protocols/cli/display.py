@@ -100,7 +100,7 @@ class JsonLines:
             elif isinstance(item, Mark):
                 say_json({"event": item.kind, "tick": item.tick, "who": item.who})
             elif isinstance(item, Ended):
-                say_json({"event": "ended", "process": item.process, "how": item.how})
+                say_json({"event": "ended", "process": item.process, "how": item.how, "again": item.again})
             elif isinstance(item, Joined):
                 record = item.join.record
                 say_json({"event": "joined", "role": record.role, "operator": record.operator})
@@ -149,7 +149,7 @@ class Table:
             elif isinstance(item, Mark):
                 say(f"tick {item.tick}: {item}")
             elif isinstance(item, Ended):
-                say(f"{item.process} {item.how}; the run goes on without it")
+                say(str(item))
 
     def _table(self) -> RichTable:
         table = RichTable(box=None, show_header=False)
@@ -178,8 +178,8 @@ class Table:
         for role in ("gate", "relay", *(() if progress.members else ("node",))):
             here = sorted(join.record.operator for join in progress.of(role))
             yield f"{role}s", ", ".join(here) or "none yet"
-        for ended, how in local.ended.items():
-            yield "", f"{ended} {how}"
+        for fate in list(local.fates)[-3:]:
+            yield "", str(fate)
         if (warned := next((t.warning for t in reversed(progress.rounds) if t.clamped), None)) is not None:
             yield "warning", f"{warned}. {warned.todo}"
         for mark in progress.marks[-3:]:

@@ -16,7 +16,7 @@ from ..service import machine
 from ..service.choices import Choices
 from .app import Json, app, note, say, say_json
 from .options import flatten
-from .serve import Limits, LogJson, Metrics
+from .serve import Limits, LogJson, Metrics, Patience
 
 if TYPE_CHECKING:
     from ..service.rundir import RunDir
@@ -94,10 +94,12 @@ def up(
         bool, typer.Option("--serve", help="Go on after the last round, answering 'generate' and 'evaluate'.")
     ] = False,
     metrics: Metrics = None,
+    patience: Patience = 120.0,
     log_json: LogJson = False,
 ) -> None:
     """Run all processes of a run that was made with --local, here, to its end.
 
+    Whoever is killed is started again, five times in ten minutes; a node then gets its stage's state from a partner.
     Ctrl-C stops them cleanly, a second one at once. A stopped run cannot go on: weights are in memory only.
     """
     machine.set_threads(threads)
@@ -117,6 +119,7 @@ def up(
         ended=ended,
         serve=serve,
         metrics=metrics,
+        patience_s=patience,
         log_json=log_json,
     )
     _finish(run, start, json=json, report=None)
@@ -175,7 +178,7 @@ def _count(round: int) -> None:
 def demo(
     calm: Annotated[
         bool,
-        typer.Option("--calm", help="Disturb nothing during the run. (This version disturbs nothing either way.)"),
+        typer.Option("--calm", help="Kill nobody, and let nobody halt it."),
     ] = False,
     no_plain: Annotated[bool, typer.Option("--no-plain", help="Leave out the plain run to compare with.")] = False,
     report: Annotated[Path | None, typer.Option(help="Also write the report to this file.")] = None,
@@ -188,6 +191,7 @@ def demo(
 ) -> None:
     """Train a small model on this machine, ask it, and train one plain process to compare.
 
+    While it trains, a node, a relay and a gate are killed, a fresh node joins, and keyholders halt and resume it.
     Ends with report.json and loss.png in the run's directory, and status 1 if a bar does not hold.
     """
     if verify is not None:
@@ -195,32 +199,37 @@ def demo(
         return
     start = machine.now_s()
     machine.set_threads(1)
-    _clear(directory)
+    clear(directory, "demo")
     tell = note if json else say
     if not no_plain:
         tell("demo: this process will know every stage's seed, to train a plain copy")
     run = _found(directory, Choices(name="demo", local=3, rounds=rounds, decay=rounds // 2), json=json)
-    _follow(run, json=json, disclose=not no_plain, threads=1, ended=lambda: _ask(run, tell))
+    told = None if calm else tell
+    _follow(run, json=json, disclose=not no_plain, threads=1, ended=lambda: _ask(run, tell), disturb=told)
     if not no_plain:
         tell("training the same model in one plain process ...")
         _compare(run)
     _finish(run, start, json=json, report=report, bars=True)
 
 
-def _clear(directory: Path) -> None:
-    """Remove an earlier demo, and only that."""
+def clear(directory: Path, name: str) -> None:
+    """Remove an earlier run of this name, and only that.
+
+    Raises:
+        Misused: E706, something else is there.
+    """
     from ..service.rundir import RunDir
 
     if not directory.exists() or not any(directory.iterdir()):
         return
-    if RunDir(directory).manifest().name != "demo":
-        raise Misused(706, f"{directory} holds another run than a demo", todo="Name another --dir.")
+    if RunDir(directory).manifest().name != name:
+        raise Misused(706, f"{directory} holds another run than a {name}", todo="Name another directory.")
     shutil.rmtree(directory)
 
 
 def _ask(run: RunDir, tell: Callable[[str], None]) -> None:
     """Ask the model that was just trained, as anybody would who is let in, and keep what it said."""
-    from ..service.local import run_child
+    from ..service.children import run_child
     from ..service.rundir import write_whole
 
     tell("asking the model: a score of held-out text, and a continuation ...")
@@ -250,7 +259,7 @@ def _last(path: Path) -> Any:
 
 
 def _compare(run: RunDir) -> None:
-    from ..service.local import run_child
+    from ..service.children import run_child
 
     run_child(["plain", str(run.path), "--json", "--threads", "1"], run.path / "plain.txt")
 
@@ -264,16 +273,23 @@ def _follow(
     ended: Callable[[], None] = lambda: None,
     serve: bool = False,
     metrics: int | None = None,
+    patience_s: float = 120.0,
     log_json: bool = False,
+    disturb: Callable[[str], None] | None = None,
 ) -> None:
+    """Follow a run to its end. disturb: do to it what the demo shows, and say so."""
     from ..service.local import Local, follow
+    from ..service.script import Script
     from .display import JsonLines, Table
 
-    local = Local(run, disclose=disclose, threads=threads, metrics=metrics, log_json=log_json)
+    local = Local(run, disclose=disclose, threads=threads, metrics=metrics, log_json=log_json, patience_s=patience_s)
     start = machine.now_s()
+    script = None if disturb is None else Script(local, disturb)
     try:
         with JsonLines(local) if json else Table(local) as display:
-            whole = follow(local, display, ended=ended, serve=serve)
+            whole = follow(local, display, ended=ended, serve=serve, meddle=script or (lambda: None))
+        if whole and script is not None:
+            script.verify_over()
     except Failed as error:
         _report_of(run, error, machine.now_s() - start)
         raise

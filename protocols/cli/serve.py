@@ -34,6 +34,13 @@ Metrics = Annotated[
         max=65535,
     ),
 ]
+Patience = Annotated[
+    float,
+    typer.Option(
+        help="Seconds that a tick may take, and a stage be without anybody who holds it: then the tick is done again, "
+        "or the run ends."
+    ),
+]
 Invited = Annotated[
     Path | None,
     typer.Option(help="Invitation by a keyholder, if the join URL has none; no need where admission is open."),
@@ -208,9 +215,7 @@ def coordinator(
     *,
     bind: Bind = "127.0.0.1:0",
     advertise: Advertise = "",
-    patience: Annotated[
-        float, typer.Option(help="Seconds that a tick may take; then the run stops and says who is missing.")
-    ] = 120.0,
+    patience: Patience = 120.0,
     metrics: Metrics = None,
     local: Elsewhere = False,
     recover: Annotated[

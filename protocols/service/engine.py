@@ -450,7 +450,7 @@ class Engine:
             for number, part in enumerate(job.shard)
         ]
         try:
-            return shard.unpack(b"".join(plain), shape)
+            return shard.unpack(b"".join(plain), shape, epoch_rounds=self._manifest.training.epoch_rounds)
         except KernelError as error:
             raise Refused(520, f"the state that {source.hex()[:12]} sent: {error}") from error
 

@@ -92,7 +92,12 @@ class _Model:
         self._load()
 
     def change(self, opening: Opening) -> None:
-        """Begin an epoch: its order of the text, and coarser grids where a turn would have asked for them."""
+        """Begin an epoch: its order of the text, and coarser grids where a turn would have asked for them.
+
+        Other members go on from the same state in the same bases.
+        """
+        if opening.plan.change == "members":
+            return
         windows = corpus.window_count(len(self._text.train), self._manifest.model.context)
         self._order = corpus.order(order_key(tick_key(opening)), windows)
         if opening.plan.change == "turn":

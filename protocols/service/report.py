@@ -18,6 +18,7 @@ GAP_MAX = 1e-3  # nats a byte
 APART_MAX = 0.01  # validation losses, nats a byte
 VALIDATION_MAX, VALIDATION_ROUNDS = 2.1, 80  # nats a byte, from about 5.5; fewer rounds do not get there
 WALL_MAX = 300.0  # seconds, the plain run included
+STOP_MAX = 1.0  # seconds from the last signature of a halt
 # Fields that the journals do not hold.
 OUTSIDE = ("wall_seconds", "bars", "failed")  # failed: why a run ended early, if it did
 
@@ -42,11 +43,12 @@ def measure(run: RunDir) -> dict[str, Any]:
     val_*: nats a byte over the held-out text. gap_60: largest difference of training losses to the plain run in the
     first 60 rounds. cpu_seconds_per_token: of all nodes, between the first and the last round. masked_fraction_of_cpu:
     the part of it for masks, fixed point and hashes of frames. boundary_bytes_per_token: frames that relays carried in
-    rounds. deaths, joins, leaves: of members, after the first ones (`progress.Mark`). relay_failovers: relays that the
-    next plan left out. rounds_lost_to_death: that were planned again because a process died. halts, updates_after_halt,
-    seconds_to_stop, resumed: see `stopping.Stops`. operators_to_cover: how few of the last members' operators hold
-    every stage. sessions: that were answered; scored_* and sample* are what
-    the demo asked and got. backends: the library that computes, by node.
+    rounds. joins, leaves: of members, after the first ones (`progress.Mark`). relay_failovers: relays that the next
+    plan left out. deaths: those, and members that vanished; gates do not matter as long as enough are left.
+    rounds_lost_to_death: that were planned again because a process died. halts, updates_after_halt, seconds_to_stop,
+    resumed: see `stopping.Stops`. operators_to_cover: how few of the last members' operators hold every stage.
+    sessions: that were answered; scored_* and sample* are what the demo asked and got. backends: the library that
+    computes, by node.
 
     Raises:
         Misused: E705. Refused: E201.
@@ -77,7 +79,7 @@ def measure(run: RunDir) -> dict[str, Any]:
         "relays": len(progress.of("relay")),
         "ticks": max(progress.openings, default=0),
         "voids": len(progress.voids),
-        "deaths": progress.counted("death"),
+        "deaths": progress.counted("death") + progress.counted("failover"),
         "rounds_lost_to_death": progress.rounds_lost_to_death,
         "joins": progress.counted("join"),
         "leaves": progress.counted("leave"),
@@ -151,6 +153,10 @@ def _spent(run: RunDir, ticks: set[int]) -> tuple[float, float]:
 def demo_bars(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What the demo promises, from its report."""
     bars = [("wall_seconds", found["wall_seconds"], WALL_MAX)]
+    bars.append(("rounds_lost_to_death", found["rounds_lost_to_death"], found["deaths"]))
+    if found["seconds_to_stop"] is not None:
+        bars.append(("updates_after_halt", found["updates_after_halt"], 0))
+        bars.append(("seconds_to_stop", found["seconds_to_stop"], STOP_MAX))
     if found["rounds"] >= VALIDATION_ROUNDS:
         bars.append(("val_loss_last", found["val_loss_last"], VALIDATION_MAX))
     if found["gap_60"] is not None:

@@ -41,8 +41,12 @@ def pack(state: StageState) -> bytes:
     return save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=told)
 
 
-def unpack(data: bytes, shape: StageShape) -> StageState:
+def unpack(data: bytes, shape: StageShape, *, epoch_rounds: int) -> StageState:
     """Read a state strictly.
+
+    Args:
+        epoch_rounds: the manifest's: after so many rounds this stage and the one before it turn, and the bridge with
+            both.
 
     Raises:
         OutOfRange: these are not the bytes of a state of this shape.
@@ -57,8 +61,9 @@ def unpack(data: bytes, shape: StageShape) -> StageState:
         raise OutOfRange("a state whose metadata are of another shape")
     d = shape.width
     bridge = None if shape.first else _int32(arrays.pop("bridge", None), "bridge", (d, d))
+    round = _number(told["round"], "round", ROUND_MAX)
     if bridge is not None:
-        verify_bridge(bridge)
+        verify_bridge(bridge, turned=2 * max(0, round // epoch_rounds))
     tensors: dict[str, TensorState] = {}
     for spec in specs:
         size, name = (spec.rows, spec.columns), spec.name
@@ -80,7 +85,7 @@ def unpack(data: bytes, shape: StageShape) -> StageState:
         )
     if arrays:
         raise OutOfRange(f"a state with arrays of another shape: {sorted(arrays)[:3]}")
-    return StageState(shape=shape, round=_number(told["round"], "round", ROUND_MAX), tensors=tensors, bridge=bridge)
+    return StageState(shape=shape, round=round, tensors=tensors, bridge=bridge)
 
 
 def _int32(array: npt.NDArray[np.int32] | None, name: str, shape: tuple[int, int]) -> Int32:

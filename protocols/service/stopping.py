@@ -23,9 +23,10 @@ class Stops:
     """What came of a run's halts.
 
     halts: how often the run was halted. updates: new states that a process took, or wrote down, between the moment that
-    it obeyed a halt and the one that it resumed. seconds: the longest from the first process that obeyed to the last
-    change of state anywhere before the first that resumed; None without a halt. resumed: whether the coordinator obeyed
-    and went on again.
+    it obeyed a halt and the one that it resumed. seconds: the longest from when the last signature was handed over,
+    where somebody noted that (`script.HandedOver`), else from the first process that obeyed, to the last change of
+    state anywhere before the first that resumed; None without a halt. resumed: whether the coordinator obeyed and went
+    on again.
     """
 
     halts: int
@@ -58,7 +59,8 @@ def stops(run: RunDir) -> Stops:
         spans += found
         moves += moved
         resumed |= folder == run.folder("coordinator") and bool(found) and not stands
-    took = [_seconds(halt, moves) for halt in _halts(spans)]
+    handed = _handed_over(run)
+    took = [_seconds(halt, moves, handed) for halt in _halts(spans)]
     return Stops(len(took), sum(span.updates for span in spans), max(took, default=None), resumed)
 
 
@@ -73,9 +75,16 @@ def _halts(spans: list[_Span]) -> list[list[_Span]]:
     return [its for _, its in halts]
 
 
-def _seconds(halt: list[_Span], moves: list[float]) -> float:
+def _seconds(halt: list[_Span], moves: list[float], handed: dict[str, float]) -> float:
     begin, end = min(span.begin for span in halt), min(span.end for span in halt)
+    begin = min([begin, *(handed[order] for span in halt for order in span.orders if order in handed)])
     return max((moved for moved in moves if begin <= moved < end), default=begin) - begin
+
+
+def _handed_over(run: RunDir) -> dict[str, float]:
+    """When the last signature of an order was handed over, by its hash, as far as this machine's own notes say."""
+    notes = read_events(run.folder("local"))
+    return {n["order"]: n["time"] for n in notes if n["event"] == "HandedOver" and n["signatures"] == n["need"]}
 
 
 def _folders(run: RunDir) -> Iterator[Path]:
@@ -88,9 +97,13 @@ def _of_process(folder: Path) -> tuple[list[_Span], list[float], bool]:
     """Its spans, when it changed state, and whether it stands still now."""
     spans: list[_Span] = []
     moves: list[float] = []
-    orders, begin, updates = frozenset[str](), 0.0, 0
+    orders, begin, updates, released = frozenset[str](), 0.0, 0, 0
     for event in read_events(folder):
         name, time = event["event"], float(event["time"])
+        if name == "GateReleased":
+            if event["tick"] <= released:
+                continue  # a gate that begins again says again what it released last
+            released = event["tick"]
         if name == "Obeyed" and (orders or event["action"] == "halt"):
             begin = begin if orders else time
             orders |= {event["order"]}

@@ -79,6 +79,7 @@ class _Ledger:
         self._opening: Opening | None = None
         self._close: Close | None = None
         self._ended = True
+        self.round = 0
         self._halts: set[int] = set()  # numbers of those that nothing has ended
         self.plans: dict[int, set[str]] = {}  # digests of the plans of each tick
         self.openings: dict[int, Opening] = {}
@@ -147,6 +148,8 @@ class _Ledger:
         wanted = max(self.openings, default=0) + 1
         if plan.tick != wanted:
             raise Refused(312, "the plan's tick", expected=wanted, actual=plan.tick)
+        if plan.round != self.round:  # a round that counts twice counts its micro-batches twice
+            raise Refused(312, "the plan's round", expected=self.round, actual=plan.round)
         if plan.head != previous or plan.run != self.manifest.run:
             raise Refused(310, "the plan does not follow the row before it")
         self._plan, self._opening, self._close = plan, None, None
@@ -195,6 +198,7 @@ class _Ledger:
             verify_reports(body.reports, plan, self._close.digest, members)
             if body.round != plan.round + (plan.kind == "train"):
                 raise Refused(318, "the committed round", expected=plan.round + 1, actual=body.round)
+            self.round = body.round
             self.states |= {(plan.tick, report.member): report.state for report in body.reports}
         elif isinstance(body, Changed):
             if body.members != members or not plan.change:
@@ -225,7 +229,9 @@ def _frames(run: RunDir, ledger: _Ledger) -> Iterator[str]:
         known: int | None = None
         for event in read_events(folder):
             name = event["event"]
-            if name in ("NodeOpened", "RelayOpened"):
+            if name == "Began":
+                known = None  # it started, again perhaps, and what it knew is gone
+            elif name in ("NodeOpened", "RelayOpened"):
                 tick = event["tick"]
                 opening = ledger.openings.get(tick)
                 if opening is None or opening.plan.digest.hex() != event["plan"]:
@@ -280,10 +286,9 @@ def _reported(run: RunDir, ledger: _Ledger) -> Iterator[str]:
     by_operator = {operator: identity for identity, operator in ledger.operators.items()}
     for folder in sorted(run.path.glob("node-*")):
         member = by_operator.get(folder.name)
-        if member is None:
-            yield f"{folder.name}: is not in the journal"
-            continue
         announced = {e["tick"]: e["state"] for e in read_events(folder) if e["event"] == "NodeReported"}
+        if member is None and announced:  # whoever died before it was let in has done nothing
+            yield f"{folder.name}: is not in the journal"
         for (tick, who), state in ledger.states.items():
             if who == member and announced.get(tick) != state.hex():
                 yield f"{folder.name}: its state of tick {tick} is not the one in the journal"

@@ -23,8 +23,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -40,7 +40,6 @@ from bars import Bar, report
 from interlock.protocols.service.choices import Choices
 from interlock.protocols.service.found import found, invite, write_invitation
 from interlock.protocols.service.local import Local
-from interlock.protocols.service.url import parse_url
 from interlock.vault import Identity
 
 STAGES, REPLICAS = 3, 2
@@ -62,32 +61,18 @@ class Shaken(Local):
             identity.save(run.key(f"keyholder-{name}"))
         super().__init__(run)
         self.backends = dict.fromkeys(self.backends, "torch")
-        self._arguments: dict[str, list[str]] = {}  # as each process began
-        self._address = ""
-
-    def _spawn(self, name: str, arguments: list[str]) -> None:
-        self._arguments.setdefault(name, arguments)
-        super()._spawn(name, arguments)
 
     def strike(self, name: str) -> None:
         """Kill a process."""
-        self.ended[name] = "was killed"
-        self._children[name].kill()
-        self._children[name].wait()
+        self.children.send(name, signal.SIGKILL)
+        self.children[name].process.wait()
 
     def revive(self, name: str) -> None:
         """Start a process again on its folder, where the others look for it, until it takes part again."""
         events = self.run.folder(name) / "events.jsonl"
         said = events.stat().st_size
-        again = ["--bind", self._address] if name == "coordinator" else []
-        self._spawn(name, [*self._arguments[name], *again])
-        del self.ended[name]
+        self.restart(name)
         self.until(lambda: events.stat().st_size > said, f"{name} to be back")
-
-    def remember(self) -> None:
-        """Note where the coordinator listens."""
-        url = parse_url(self.run.url.read_text().strip())
-        self._address = f"{url.host}:{url.port}"
 
     def until(self, done: Callable[[], bool], what: str) -> None:
         """Follow the run until something holds."""
@@ -114,18 +99,16 @@ class Shaken(Local):
 
     def spent_s(self, *roles: str) -> float:
         """Processor time of the processes of these roles so far."""
-        return sum(_spent_s(c.pid) for name, c in self._children.items() if name.partition("-")[0] in roles)
+        return sum(_spent_s(child.process.pid) for child in self.children if child.name.partition("-")[0] in roles)
 
     def join(self, name: str) -> None:
         """Start a node that nobody knows yet, as its operator would."""
         inviter = Identity.load(self.run.key("keyholder-ada"))
         invitation = self.run.path / f"{name}.invitation"
         write_invitation(invitation, invite(inviter, run=self.manifest.run, role="node", label=name))
-        command = [sys.executable, "-m", "interlock.protocols.cli", "join", "--local", "--url-file", str(self.run.url)]
-        command += ["--invitation", str(invitation), "--folder", str(self.run.folder(name)), "--operator", name]
-        self._children[name] = subprocess.Popen(
-            [*command, "--parent", str(os.getpid())], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
+        folder = self.run.folder(name)
+        arguments = ["join", "--local", "--url-file", str(self.run.url), "--invitation", str(invitation)]
+        self.children.start(name, folder, [*arguments, "--folder", str(folder), "--operator", name])
 
 
 def majority(gates: int) -> int:
@@ -154,7 +137,6 @@ def shaken(gates: int = 3) -> Iterator[Shaken]:
         run = Shaken(Path(folder), choices, more)
         try:
             run.start()
-            run.remember()
             run.rounds_end(1)
             yield run
         finally:
@@ -227,7 +209,7 @@ def deaths(victim: str, repeats: int) -> list[Lost]:
     with shaken() as run:
         for _ in range(repeats):
             found.append(death(run, victim))
-            if victim in run.ended:
+            if victim not in run.children.running():
                 run.revive(victim)
     return found
 

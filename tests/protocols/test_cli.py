@@ -31,11 +31,10 @@ from interlock.protocols.service.url import JoinURL, parse_url
 from interlock.vault import Identity
 
 COMMANDS = [
-    "", "new", "up", "status", "plain", "demo", "keyholder", "keyholder init", "keyholder invite", "keyholder pause",
-    "keyholder halt", "keyholder resume", "keyholder release", "keyholder sign", "keyholder inbox", "keyholder status",
-    "serve",
-    "serve coordinator", "serve gate", "serve relay", "serve node", "explain", "doctor", "join", "identity",
-    "identity show", "identity backup", "identity restore",
+    "", "new", "up", "status", "plain", "demo", "chaos", "keyholder", "keyholder init", "keyholder invite",
+    "keyholder pause", "keyholder halt", "keyholder resume", "keyholder release", "keyholder sign",
+    "keyholder inbox", "keyholder status", "serve", "serve coordinator", "serve gate", "serve relay", "serve node",
+    "explain", "doctor", "join", "identity", "identity show", "identity backup", "identity restore",
 ]  # fmt: skip
 Call = Callable[..., tuple[int, str, str]]
 

@@ -94,6 +94,25 @@ def test_a_node_that_starts_again_gets_its_own_stage_back() -> None:
     assert members(world) == held
 
 
+def test_a_node_that_gets_its_state_back_is_not_taken_for_dead_meanwhile() -> None:
+    world = World(manifest(training=TRAINING))
+    world.run(until=opened("train", 1))
+    back = members(world)[0][0]
+    world.restart(back)
+
+    def gets_it(world: World) -> bool:
+        gives = {body.plan.tick for body in bodies(world, Planned) if body.plan.change == "members"}
+        ticks = {event.tick for event in world.seen(NodeOpened)}
+        return any(body.plan.candidates and body.plan.tick in gives & ticks for body in bodies(world, Planned))
+
+    world.run(until=gets_it)
+    for _ in range(3):
+        world.tell("coordinator", lambda role: role.on_timer("look"))
+    world.run()
+    assert ended(world)
+    assert len([body for body in bodies(world, Voided) if body.number == 332]) == 1  # the round that it died in
+
+
 def test_a_node_that_leaves_goes_without_a_void() -> None:
     world = World(manifest(training=TRAINING))
     world.run(until=opened("train", 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,22 @@ from interlock.kernels import basis
 from interlock.kernels.errors import KernelError
 from interlock.kernels.initial import initial_state
 from interlock.kernels.state import StageShape, StageState
-from interlock.protocols.service.shard import pack, unpack
+from interlock.protocols.service.shard import pack
+from interlock.protocols.service.shard import unpack as read
 
 SHAPES = [
     StageShape(width=8, heads=2, layers=1, hidden=16, mlp=mlp, first=first, last=last)  # type: ignore[arg-type]
     for mlp in ("relu2", "swiglu")
     for first, last in ((True, False), (False, False), (False, True))
 ]
+
+
+EPOCH_ROUNDS = 10
+
+
+def unpack(data: bytes, shape: StageShape) -> StageState:
+    """Read a state of a run that turns every ten rounds."""
+    return read(data, shape, epoch_rounds=EPOCH_ROUNDS)
 
 
 def state(shape: StageShape, seed: bytes = b"s" * 32) -> StageState:
@@ -43,6 +53,19 @@ def test_a_state_comes_back_with_its_digest(shape: StageShape) -> None:
     for seed in (b"a" * 32, b"b" * 32):
         whole = state(shape, seed)
         assert unpack(pack(whole), shape).digest() == whole.digest()
+
+
+def test_a_bridge_that_was_turned_often_is_as_straight_as_it_can_be() -> None:
+    """Turns are on a grid, and what each is off by stays in the bridge."""
+    shape = StageShape(width=32, heads=2, layers=1, hidden=16, mlp="relu2", first=False, last=True)
+    turned, epochs = state(shape), 60
+    for number in range(epochs):
+        own, before = (basis.quantise_turn(basis.haar(bytes([number, which]) * 16, shape.width)) for which in range(2))
+        turned = basis.turn(turned, own, turn_before=before)
+    turned = replace(turned, round=epochs * EPOCH_ROUNDS)
+    assert unpack(pack(turned), shape).digest() == turned.digest()
+    with pytest.raises(KernelError, match="bridge"):
+        unpack(pack(replace(turned, round=0)), shape)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

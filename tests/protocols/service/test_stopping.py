@@ -87,3 +87,24 @@ def test_who_begins_again_says_again_what_it_obeys(run: RunDir) -> None:
     say(run, "node-0", 13.0, "Adopted")
     say(run, "coordinator", 12.0, "Resumed")
     assert stops(run) == Stops(halts=1, updates=0, seconds=0.0, resumed=True)
+
+
+def test_where_the_handing_over_was_noted_the_time_counts_from_it(run: RunDir) -> None:
+    for time, signatures in ((8.0, 1), (9.0, 2)):
+        announce(run.folder("local"), "HandedOver", time, order="h", action="halt", signatures=signatures, need=2)
+    announce(run.folder("local"), "HandedOver", 19.0, order="r", action="resume", signatures=2, need=2)
+    say(run, "gate-ada", 10.0, "halt", "h")
+    say(run, "node-0", 9.5, "FrameSent")
+    assert stops(run).seconds == pytest.approx(0.5)
+
+
+def test_a_gate_that_begins_again_in_a_halt_moves_nothing_by_saying_what_it_released(run: RunDir) -> None:
+    for tick, time in ((3, 9.0), (4, 9.5)):
+        announce(run.folder("gate-ada"), "GateReleased", time, tick=tick, plan="aa")
+    say(run, "gate-ada", 10.0, "halt", "h")
+    say(run, "gate-ada", 15.0, "Began")
+    announce(run.folder("gate-ada"), "GateReleased", 15.1, tick=4, plan="aa")
+    say(run, "coordinator", 10.0, "halt", "h")
+    assert stops(run).seconds == 0.0
+    announce(run.folder("gate-ada"), "GateReleased", 16.0, tick=5, plan="bb")
+    assert stops(run).seconds == 6.0
