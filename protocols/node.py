@@ -107,6 +107,7 @@ class Node:
         self._prepared_secrets: Secrets | None = None
         self._epoch_keys: dict[int, bytes] = {}  # change tick -> K_tick
         self._gave_up = False
+        self._holds = False  # anything of a stage, here or at the worker
         self._leaving = False
         self._busy = False
         self._jobs: list[Adopt | Read | Forget] = []
@@ -310,11 +311,13 @@ class Node:
         self._end_tick()
         self._opening = opening
         if stage is None:
-            if not plan.change:  # a change may come to nothing; after this nobody goes on from what we hold
+            if not plan.change and self._holds:  # a change may come to nothing; after this nobody needs what we hold
                 self._drop()
+                self._holds = False  # nothing to do at each tick: who waits must notice that it is quiet, and say so
             return self._pump()
         key = tick_key(opening)
         seat = self._seat = Seat(self._identity, self._manifest, opening, key, members, stage)
+        self._holds = True
         arrives = plan.change == "members" and self._identity.public not in plan.members[stage]
         if arrives:
             self._drop()

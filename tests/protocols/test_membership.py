@@ -94,6 +94,17 @@ def test_a_node_that_starts_again_gets_its_own_stage_back() -> None:
     assert members(world) == held
 
 
+def test_a_node_that_waits_has_nothing_to_do_at_each_tick() -> None:
+    """Else it would never find that it is quiet, and a coordinator that has started again would not hear of it."""
+    jobs: list[tuple[str, Any]] = []
+    world = World(manifest(training=TRAINING), spares=1, before_job=lambda name, engine, job: jobs.append((name, job)))
+    world.run(until=opened("train", 1))
+    waits = next(name for name in KEY.values() if name in world.roles and name not in everyone(members(world)))
+    world.run()
+    assert ended(world)
+    assert not [job for name, job in jobs if name == waits]
+
+
 def test_a_node_that_gets_its_state_back_is_not_taken_for_dead_meanwhile() -> None:
     world = World(manifest(training=TRAINING))
     world.run(until=opened("train", 1))
