@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import Any, Protocol, TypeAlias
@@ -285,7 +285,7 @@ class Runner:
                 raise Failed(791, "too many effects of one input", expected=EFFECTS_MAX, actual=len(effects))
             for stores, group in groupby(effects, lambda effect: isinstance(effect, fx.Store)):
                 if stores:  # one transaction: the disk is waited for once
-                    self._store.put({effect.key: effect.value for effect in group if isinstance(effect, fx.Store)})
+                    self._put(group)
                     continue
                 for effect in group:
                     if isinstance(effect, fx.Stop):
@@ -294,6 +294,17 @@ class Runner:
                     self._carry_out(effect)
         except Exception as error:
             self._end(error)
+
+    def _put(self, stores: Iterable[fx.Effect]) -> None:
+        """Consecutive `Store` effects in one transaction, as long as no key comes again."""
+        batch: dict[str, bytes] = {}
+        for effect in stores:
+            assert isinstance(effect, fx.Store)
+            if effect.key in batch:
+                self._store.put(batch)
+                batch = {}
+            batch[effect.key] = effect.value
+        self._store.put(batch)
 
     def _carry_out(self, effect: fx.Effect) -> None:
         match effect:

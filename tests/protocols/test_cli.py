@@ -199,6 +199,10 @@ OPTIONS = [
     (611, "--frame-fraction", "24", "expected a fraction of at most 20 bits, got 24"),
     (611, "--gradient-exponent", "99", "expected int <= 60, got 99"),
     (611, "--gradient-exponent", str(2**70), "expected at most 64 bits"),
+    (611, "--releasing", "by mood", "expected automatic or manual, got by mood"),
+    (611, "--pause-hours", "0", "expected int >= 1, got 0"),
+    (611, "--pause-cooldown-days", "400", "expected int <= 366, got 400"),
+    (611, "--resume-notice-s", "-1", "expected int >= 0, got -1"),
     (611, "--admission", "closed", "expected invited or open, got closed"),
 ]
 
