@@ -23,6 +23,7 @@ from .changing import Changing
 from .effects import After, Announce, Blob, Effects, Event, Send, Stop, Work
 from .errors import InterlockError, Overflowed, Refused
 from .fetching import ChunkIs, Fetching, IndexIs, Read
+from .granting import Granted
 from .manifest import Manifest
 from .members import Invitation, Join, Leaving, Left, Roster, Welcome, make_record
 from .moved import Moved, Whereabouts
@@ -119,6 +120,7 @@ class Node:
         self._said: dict[object, Send] = {}  # in this tick, as far as nobody said that it came
         self.orders = Orders(manifest)
         self._whereabouts = Whereabouts(manifest)
+        self._granted = Granted(manifest)
         self._stood_still = 0  # newest tick of which an order made us drop our part
 
     @property
@@ -215,6 +217,7 @@ class Node:
                 self._belonging.welcomed = True
                 return []
             if isinstance(message, Roster):
+                self._granted.learn(message)
                 return self._belonging.roster(message, self._here())
             if isinstance(message, Opening):
                 return self._open(message)
@@ -318,6 +321,10 @@ class Node:
         key = tick_key(opening)
         seat = self._seat = Seat(self._identity, self._manifest, opening, key, members, stage)
         self._holds = True
+        try:
+            self._granted.verify(plan, members)
+        except Refused as refused:
+            return self._give_up(refused)
         arrives = plan.change == "members" and self._identity.public not in plan.members[stage]
         if arrives:
             self._drop()

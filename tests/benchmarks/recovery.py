@@ -1,6 +1,6 @@
 """What it costs a run that a process dies, that somebody joins, and that a quorum must release every tick.
 
-    python tests/benchmarks/recovery.py [--json] [--only PART] [--repeats N]
+    python tests/benchmarks/recovery.py [--json] [--only PART] [--repeats N] [--minutes M]
 
 Whole runs of small models, every process on this machine and every message over loopback:
 
@@ -14,6 +14,9 @@ Whole runs of small models, every process on this machine and every message over
         Committees of 3, 10 and 50 gates of which a majority must answer: the time from a plan to its opening, its
         share of a round, and the processor time a tick of the coordinator and all gates. Here they share one machine;
         keyholders have one each.
+    chaos
+        `interlock chaos` for M minutes with a disturbance a minute, and as long without: rounds, and whether everything
+        that the processes wrote agrees.
 
 Times are of this machine and of small rounds, so that only what is lost in rounds has a bar.
 """
@@ -22,9 +25,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -278,12 +283,34 @@ def release_bars(repeats: int) -> Iterator[Bar]:
         yield Bar(f"{who}: coordinator and gates, processor time a tick", 1e3 * cost.cpu_s, None, "ms")
 
 
-PARTS: dict[str, Callable[[int], Iterable[Bar]]] = {
-    "gate": lambda repeats: death_bars("gate", deaths("gate-ada", repeats)),
-    "relay": lambda repeats: death_bars("relay", deaths("relay-0", repeats)),
-    "coordinator": lambda repeats: death_bars("coordinator", deaths("coordinator", repeats)),
-    "node": node_bars,
-    "release": release_bars,
+def chaos_bars(minutes: float) -> Iterator[Bar]:
+    """A run that is disturbed once a minute, against one that is not."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = {}
+        for name, more in (("calm", ["--calm"]), ("chaos", ["--every", "60"])):
+            command = [sys.executable, "-m", "interlock.protocols.cli", "chaos", f"{folder}/{name}", *more, "--json"]
+            done = subprocess.run(  # noqa: S603  our own command
+                [*command, "--minutes", str(minutes)], capture_output=True, text=True, check=False
+            )
+            found[name] = json.loads(done.stdout)
+    calm, shaken = found["calm"], found["chaos"]
+    disagreements = len(calm["disagreements"]) + len(shaken["disagreements"])
+    yield Bar("chaos: disagreements", disagreements, 0)
+    lost = 1 - (shaken["rounds"] / shaken["seconds"]) / (calm["rounds"] / calm["seconds"])
+    yield Bar("chaos: share of the calm run's rounds that it lacks", lost, 0.4)
+    yield Bar("chaos: disturbances", shaken["disturbances"], None)
+    yield Bar("chaos: rounds lost to deaths", shaken["rounds_lost_to_death"], None)
+    yield Bar("chaos: longest without a round", shaken["longest_without_a_round_s"], None, "s")
+    yield Bar("calm: rounds a minute", 60 * calm["rounds"] / calm["seconds"], None)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Iterable[Bar]]] = {
+    "gate": lambda given: death_bars("gate", deaths("gate-ada", given.repeats)),
+    "relay": lambda given: death_bars("relay", deaths("relay-0", given.repeats)),
+    "coordinator": lambda given: death_bars("coordinator", deaths("coordinator", given.repeats)),
+    "node": lambda given: node_bars(given.repeats),
+    "release": lambda given: release_bars(given.repeats),
+    "chaos": lambda given: chaos_bars(given.minutes),
 }
 
 
@@ -292,10 +319,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", action="append", choices=PARTS, help="one part; may be given again")
     parser.add_argument("--repeats", type=int, default=3, help="deaths of each kind (default: 3)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of chaos, and as long calm (default: 10)")
     given = parser.parse_args()
     bars: list[Bar] = []
     for part in given.only or PARTS:
-        bars += PARTS[part](given.repeats)
+        bars += PARTS[part](given)
         print(f"{part}: measured", file=sys.stderr)
     report(bars, {}, as_json=given.json)
 

@@ -252,3 +252,23 @@ def test_who_waits_is_drawn_only_for_the_stage_that_its_operator_held() -> None:
     world.run()
     assert ended(world)
     assert goes not in members(world)[2] and len(members(world)[2]) == 2
+
+
+def test_a_replica_hands_nothing_over_that_coordinator_and_gates_would_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that held stage 0 is to get stage 2: gates that look away release it, and its peer refuses."""
+    world = World(manifest(training=TRAINING), spares=1)
+    world.run(until=opened("train", 1))
+    held = members(world)
+    back, goes = held[0][0], held[2][0]
+    world.kill(back)
+    world.run(until=lambda w: back not in everyone(members(w)))
+    monkeypatch.setattr("interlock.protocols.gate._History._check_change", lambda self, plan, members: None)
+    monkeypatch.setattr("interlock.protocols.gate._History._check_grants", lambda self, members: None)
+    world.run(until=opened("train", 1))
+    world.roles["coordinator"]._ledger.held.clear()
+    world.restart(back)
+    world.kill(goes)
+    world.run()
+    refusals = [body for body in bodies(world, Voided) if body.number == 316]
+    assert refusals and f"{back} has held stage 0 and may not hold stage 2" in refusals[0].reason
+    assert back not in members(world)[2]
