@@ -289,19 +289,17 @@ def chaos_bars(minutes: float) -> Iterator[Bar]:
         found = {}
         for name, more in (("calm", ["--calm"]), ("chaos", ["--every", "60"])):
             command = [sys.executable, "-m", "interlock.protocols.cli", "chaos", f"{folder}/{name}", *more, "--json"]
-            done = subprocess.run(  # noqa: S603  our own command
-                [*command, "--minutes", str(minutes)], capture_output=True, text=True, check=False
-            )
+            done = subprocess.run([*command, "--minutes", str(minutes)], capture_output=True, text=True, check=False)
             found[name] = json.loads(done.stdout)
     calm, shaken = found["calm"], found["chaos"]
     disagreements = len(calm["disagreements"]) + len(shaken["disagreements"])
-    yield Bar("chaos: disagreements", disagreements, 0)
+    yield Bar("chaos: disagreements", disagreements, 0, "")
     lost = 1 - (shaken["rounds"] / shaken["seconds"]) / (calm["rounds"] / calm["seconds"])
-    yield Bar("chaos: share of the calm run's rounds that it lacks", lost, 0.4)
-    yield Bar("chaos: disturbances", shaken["disturbances"], None)
-    yield Bar("chaos: rounds lost to deaths", shaken["rounds_lost_to_death"], None)
+    yield Bar("chaos: share of the calm run's rounds that it lacks", lost, 0.4, "")
+    yield Bar("chaos: disturbances", shaken["disturbances"], None, "")
+    yield Bar("chaos: rounds lost to deaths", shaken["rounds_lost_to_death"], None, "")
     yield Bar("chaos: longest without a round", shaken["longest_without_a_round_s"], None, "s")
-    yield Bar("calm: rounds a minute", 60 * calm["rounds"] / calm["seconds"], None)
+    yield Bar("calm: rounds a minute", 60 * calm["rounds"] / calm["seconds"], None, "")
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Iterable[Bar]]] = {

@@ -20,7 +20,7 @@ def frames(boundary: Any) -> list[bytes]:
     made = manifest(training=dict(rounds=1, epoch_rounds=1, decay=0))
     world = World(made)
     for name in world.engines:
-        engine = world.engines[name] = Engine(made, device=DEVICE)
+        engine = world.engines[name] = Engine(made, device=DEVICE, clock=lambda: 0.0)
         engine._boundary = boundary
     return [bytes(sent.blobs[0].data) for sent in world.run().all_sent(Frame)]
 
