@@ -112,6 +112,9 @@ Effect: TypeAlias = Send | After | Announce | Store | Work | Draw | Admit | Conn
 Effects: TypeAlias = list[Effect]
 
 
+UP = "up "  # a timer of this name and a server's identity in hex rings whenever the connection to it has come up
+
+
 @runtime_checkable
 class Timed(Protocol):
     """A role that must know the time, because something that it holds ends by a date."""

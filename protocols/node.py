@@ -20,7 +20,7 @@ from .boundary import Frame, Here, Pass, Passed, Taken
 from .canonical import Message
 from .change import Export, Exported, Offers, Prepare, PreparedState, Rotated, Rotation
 from .changing import Changing
-from .effects import After, Announce, Blob, Effects, Event, Send, Stop, Work
+from .effects import UP, After, Announce, Blob, Effects, Event, Send, Stop, Work
 from .errors import InterlockError, Overflowed, Refused
 from .fetching import ChunkIs, Fetching, IndexIs, Read
 from .granting import Granted
@@ -152,6 +152,8 @@ class Node:
         if name == "beat":
             alive = Leaving() if self._leaving else Beat()
             return [Send(self._manifest.coordinator, alive), After(BEAT_S, "beat")]
+        if name.startswith(UP):
+            return self._reach_again(bytes.fromhex(name.removeprefix(UP)))
         if isinstance(self._part, Answering) and name == f"session {self._part.seat.tick}":
             return self._part.late()
         if name != "look":
@@ -194,6 +196,12 @@ class Node:
             self._end_tick()
             self._early.clear()
         return heard.effects + self._pump()
+
+    def _reach_again(self, server: bytes) -> Effects:
+        """A server could not send to us before: ask at once for what is missing, and not when it has become quiet."""
+        if server in self._belonging.relays:
+            return [Send(server, self._here())]
+        return self._say_ready() if server == self._manifest.coordinator else []
 
     def _here(self) -> Here:
         return Here(tick=self._now(), have=tuple(sorted(self._heard)))

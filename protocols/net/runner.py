@@ -17,6 +17,7 @@ from itertools import groupby
 from typing import Any, Protocol, TypeAlias
 
 from .. import effects as fx
+from ..effects import UP
 from ..errors import Failed, InterlockError, Misused, Refused
 from ..versions import OURS, Versions
 from ..wire import DOOR_LIMITS, Limits, Replay, Signer, pack, unpack
@@ -195,6 +196,7 @@ class Runner:
         try:
             await self._transport.start()
             self._transport.lost = lambda peer, error: self._refuse(error, peer)
+            self._transport.up = lambda peer: self._step(lambda: self._role.on_timer(f"{UP}{peer.hex()}"))
             self._step(lambda: self._role.restore(self._store.load()))
             listener = loop.create_task(self._listen(), name="listener")
             await self._ended

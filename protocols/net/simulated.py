@@ -146,6 +146,7 @@ class SimulatedTransport:
     ) -> None:
         self.identity, self.curve, self.open_door = identity, curve, open_door
         self.lost: Callable[[bytes, NotSent], None] = lambda to, error: None
+        self.up: Callable[[bytes], None] = lambda to: None
         self.admitted: dict[bytes, bytes] = {}  # CURVE key: identity
         self.greeted: dict[bytes, bytes] = {}
         self.servers: dict[bytes, tuple[bytes, str]] = {}  # identity: CURVE key, address

@@ -36,6 +36,9 @@ class Transport(Protocol):
     """Carries parts between this process and its peers."""
 
     lost: Callable[[bytes, NotSent], None]  # called for what was queued and then could not be sent
+    # Called whenever the connection to a server has come up, again perhaps. (Where time is virtual it never is: there
+    # connections are up from the beginning, and roles must do without being told.)
+    up: Callable[[bytes], None]
 
     @property
     def address(self) -> str:

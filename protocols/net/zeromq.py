@@ -236,6 +236,7 @@ class _Client(_Line):
                 with contextlib.suppress(zmq.Again):  # full: then the messages in it say who we are
                     self.socket.send(b"", zmq.NOBLOCK)
                 self.write()
+                self.transport.up(self.identity)
 
 
 class _Server(_Line):
@@ -359,6 +360,7 @@ class ZeroMQTransport:
             raise Misused(701, f"cannot listen at {bind!r}", todo="Give an address like tcp://0.0.0.0:7700")
         self.queue_bytes = queue_bytes
         self.lost: Callable[[bytes, NotSent], None] = lambda to, error: None
+        self.up: Callable[[bytes], None] = lambda to: None
         self._secret, self._bind, self._door = curve_secret, bind, door
         self._part_bytes, self._inbox_bytes = part_bytes, inbox_bytes
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None

@@ -267,6 +267,27 @@ def test_a_client_reconnects_to_a_restarted_server(world: World) -> None:
     play(world, scene)
 
 
+def test_a_client_is_told_whenever_its_connection_has_come_up() -> None:
+    async def scene(cast: Cast) -> None:
+        server = await cast.server()
+        server.admit(CLIENT.public, CLIENT.curve_public)
+        client = await cast.client(CLIENT, server)
+        told: list[bytes] = []
+        client.up = told.append
+        await introduce(server, client, CLIENT)
+        await server.close()
+        again = await cast.server(bind=server.address)
+        again.admit(CLIENT.public, CLIENT.curve_public)
+        before = len(told)
+        answer = asyncio.ensure_future(take(again))
+        while not answer.done():
+            client.send(SERVER.public, [b"still here"])
+            await asyncio.wait([answer], timeout=0.1)
+        assert told == [SERVER.public] * (before + 1)
+
+    play(ZeroMQ(), scene)
+
+
 def test_a_second_connection_to_a_peer_replaces_the_first(world: World) -> None:
     async def scene(cast: Cast) -> None:
         server = await cast.server()

@@ -11,15 +11,15 @@ import pytest
 from tests.protocols.world import Sent, World, openings_of, rows_of
 from tests.runs import identity, manifest
 
-from interlock.protocols.boundary import Frame
+from interlock.protocols.boundary import Frame, Here
 from interlock.protocols.change import Prepare
 from interlock.protocols.coordinator import RunEnded
-from interlock.protocols.effects import Blob
+from interlock.protocols.effects import UP, Blob
 from interlock.protocols.errors import Refused
 from interlock.protocols.journal import Changed, Committed, Joined, Row, Voided
 from interlock.protocols.node import GaveUp
 from interlock.protocols.pulse import Beat
-from interlock.protocols.release import Released, draw_members
+from interlock.protocols.release import Ready, Released, draw_members
 from interlock.protocols.round import Trouble
 from interlock.protocols.service.engine import Engine
 
@@ -44,6 +44,17 @@ def ended_alike(world: World, undisturbed: World) -> None:
     kinds = [type(row.body) for row in world.rows() if not isinstance(row.body, Joined)]
     assert kinds == [type(row.body) for row in undisturbed.rows() if not isinstance(row.body, Joined)]
     assert not world.all_sent(Trouble)
+
+
+def test_a_node_asks_for_what_it_misses_as_soon_as_a_relay_is_back() -> None:
+    world = World(manifest(training=TRAINING))
+    world.run(until=lambda w: len(w.all_sent(Frame)) > 10)
+    relay, node = identity("relay0").public, world.roles["node0"]
+    (asked,) = node.on_timer(f"{UP}{relay.hex()}")
+    assert asked.to == relay and isinstance(asked.message, Here) and asked.message.tick > 0
+    (ready,) = node.on_timer(f"{UP}{identity('coordinator').public.hex()}")
+    assert isinstance(ready.message, Ready)
+    assert node.on_timer(f"{UP}{identity('node1').public.hex()}") == []
 
 
 def lost_once() -> Callable[[Sent], list[Sent]]:
