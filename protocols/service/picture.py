@@ -26,7 +26,7 @@ WORDS_MAX = 40  # letters in a line of one
 def draw(run: RunDir) -> None:
     """Write the run's `loss.png`: training loss, validation points, epochs' edges, and the plain run if there is one.
 
-    Deaths, joins, leaves and lost relays are ticks on the training loss, with words.
+    Deaths, joins, leaves, lost relays and orders are ticks on the training loss, with words.
 
     Raises:
         Misused: E705.
@@ -74,8 +74,8 @@ def _mark(axes: Axes, progress: Progress) -> None:
             axes.annotate(
                 "\n".join(said),
                 (tokens, loss),
-                xytext=(0, 14 + 22 * (number % 3)),  # neighbours stand at different heights
-                textcoords="offset points",
+                xytext=(tokens, 0.36 + 0.09 * (number % 3)),  # neighbours stand at different heights
+                textcoords=("data", "axes fraction"),
                 ha="center",
                 va="bottom",
                 fontsize=6.5,
