@@ -167,21 +167,25 @@ def known(directory: Path, manifest: Manifest) -> Standing:
         Failed: E722, a store cannot be read. Refused: E201, or E340 to E342, it was changed.
     """
     standing = Standing(manifest)
+    texts: list[str] = []  # read before the stores: what is taken meanwhile is in those
+    for folder in (*folders(directory), directory):
+        for path in waiting(folder / "orders"):
+            with contextlib.suppress(Misused):  # its process will say what is wrong with it
+                texts.append(read_file(path))
     for folder in folders(directory):
         stored = read_value(folder / STORE, STORED)
         if stored is None:
             continue
-        found: Known = decode(stored, Known, whose=f"orders of {folder}")
-        for text in found.texts:
+        its: Known = decode(stored, Known, whose=f"orders of {folder}")
+        for text in its.texts:
             signed = read_order(text, manifest)
             old = standing.known.get(signed.order.hash)
             standing.known[signed.order.hash] = signed if old is None else old.merged(signed)
-        if found.answered > standing.answered:
-            standing.answered, standing.answer = found.answered, read_order(found.answer, manifest)
-    for folder in (*folders(directory), directory):
-        for path in waiting(folder / "orders"):
-            with contextlib.suppress(InterlockError):  # its process will say what is wrong with it
-                standing.learn(read_order(read_file(path), manifest), now())
+        if its.answered > standing.answered:
+            standing.answered, standing.answer = its.answered, read_order(its.answer, manifest)
+    for text in texts:
+        with contextlib.suppress(InterlockError):
+            standing.learn(read_order(text, manifest), now())
     return standing
 
 
