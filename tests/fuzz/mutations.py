@@ -26,6 +26,7 @@ from interlock.protocols.gate import Propose
 from interlock.protocols.journal import Row, make_row
 from interlock.protocols.manifest import Manifest
 from interlock.protocols.members import Invitation, Record
+from interlock.protocols.moved import Moved
 from interlock.protocols.orders import Order
 from interlock.protocols.orders import sign as sign_order
 from interlock.protocols.release import Opening, Release
@@ -261,9 +262,9 @@ def _signed(value: Any, run: bytes, whose: Callable[[bytes], Identity | None]) -
 
 
 def _owner(value: Any) -> bytes:
-    """Whose signature a record carries; empty for the coordinator's rows."""
+    """Whose signature a record carries; empty for the coordinator's rows and places."""
     match value:
-        case Row():
+        case Row() | Moved():
             return b""
         case Record():
             return value.identity
