@@ -19,7 +19,7 @@ from .effects import Announce, Blob, Draw, Effects, Event, Send, Stop
 from .errors import Failed, Refused
 from .manifest import Manifest
 from .members import Invitation, Join, Roster, Welcome, make_record
-from .obeying import Ordering, Orders, refusal
+from .obeying import Noted, Ordering, Orders, refusal
 from .release import Opening, Plan, Ready, verify_opening
 from .round import Sealed, make_sealed, seal_context, verify_sealed
 from .session import Ask, Byte, Over, Question, Queued, Scored, readers, replica, share
@@ -123,6 +123,8 @@ class Asker:
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """Everything an asker reads; each checked where it is read."""
+        if isinstance(message, Noted) and source == self._manifest.coordinator:
+            return []  # the coordinator did not know us yet, and took us for a bearer of an order
         if isinstance(message, Ordering) and (source == self._manifest.coordinator or source in self._belonging.relays):
             return self._ordered(message.text)
         if source == self._manifest.coordinator:

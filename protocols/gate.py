@@ -36,7 +36,7 @@ from .journal import (
 from .kept import Kept
 from .manifest import Manifest
 from .members import Join, Role, Welcome, make_record, owner, verify_join
-from .obeying import TIMER, Heard, Ordering, Orders, refusal
+from .obeying import TIMER, Heard, Noted, Ordering, Orders, refusal
 from .recovery import Past, Recall, Recalled
 from .release import (
     Base,
@@ -180,6 +180,8 @@ class Gate:
         if isinstance(message, Welcome):
             self._greeted = True
             return [self._ready(), *self.orders.proposals(source)]
+        if isinstance(message, Noted):
+            return []  # the coordinator did not know us yet, and took us for a bearer of an order
         if isinstance(message, Ordering):
             return self._heard(self.orders.hear(source, message, ()))
         if isinstance(message, Recall):

@@ -40,8 +40,8 @@ BY_COORDINATOR = (
     | Ordering
 )
 BY_STRANGERS = Join | Still | Ordering  # all that the coordinator reads of somebody unknown
-BY_GATE = Welcome | Propose | Recall | Past | Ordering
-BY_RELAY = Welcome | Moved | Roster | Opening | Over | Recall | Here | Frame | Sealed | Taken | Ordering
+BY_GATE = Welcome | Propose | Recall | Past | Ordering | Noted
+BY_RELAY = Welcome | Moved | Roster | Opening | Over | Recall | Here | Frame | Sealed | Taken | Ordering | Noted
 BY_NODE = (
     Welcome
     | Moved
@@ -60,8 +60,9 @@ BY_NODE = (
     | Sealed
     | Taken
     | Ordering
+    | Noted
 )
-BY_ASKER = Welcome | Roster | Opening | Offers | Queued | Over | Here | Sealed | Ordering
+BY_ASKER = Welcome | Roster | Opening | Offers | Queued | Over | Here | Sealed | Ordering | Noted
 BY_BEARER = Noted  # who brings an order and belongs to nobody
 EVERY = BY_COORDINATOR | BY_GATE | BY_RELAY | BY_NODE | BY_ASKER | BY_BEARER
 

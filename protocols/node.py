@@ -27,7 +27,7 @@ from .granting import Granted
 from .manifest import Manifest
 from .members import Invitation, Join, Leaving, Left, Roster, Welcome, make_record
 from .moved import Moved, Whereabouts
-from .obeying import TIMER, Heard, Ordering, Orders
+from .obeying import TIMER, Heard, Noted, Ordering, Orders
 from .passing import Passing
 from .pulse import BEAT_S, Beat
 from .recovery import Recall, knows
@@ -216,6 +216,8 @@ class Node:
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """Everything a node reads; each checked where it is read."""
+        if isinstance(message, Noted) and source == self._manifest.coordinator:
+            return []  # the coordinator did not know us yet, and took us for a bearer of an order
         if isinstance(message, Ordering) and (source == self._manifest.coordinator or source in self._belonging.relays):
             return self._obey(self.orders.hear(source, message, self._servers()))
         if self.orders.in_force is not None and isinstance(message, Opening | Close | Offers | Frame | Sealed | Taken):

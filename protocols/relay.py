@@ -19,7 +19,7 @@ from .errors import Refused
 from .manifest import Manifest
 from .members import Invitation, Join, Roster, Still, Welcome, make_record, verify_join
 from .moved import Moved, Whereabouts
-from .obeying import TIMER, Heard, Ordering, Orders
+from .obeying import TIMER, Heard, Noted, Ordering, Orders
 from .pulse import BEAT_S, Beat
 from .recovery import Recall, knows
 from .release import Opening, Ready, draw_members, verify_opening
@@ -137,6 +137,8 @@ class Relay:
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """Openings and the roster from the coordinator; frames and sealed traffic from members; orders from all."""
+        if isinstance(message, Noted) and source == self._manifest.coordinator:
+            return []  # the coordinator did not know us yet, and took us for a bearer of an order
         if isinstance(message, Ordering):
             return self._obey(self.orders.hear(source, message, self._everyone()))
         if self.orders.in_force is not None and isinstance(message, Opening | Frame | Sealed | Taken):

@@ -24,6 +24,7 @@ from interlock.protocols.errors import Failed, InterlockError, Misused, Refused
 from interlock.protocols.journal import Voided
 from interlock.protocols.members import Join, Roster, make_invitation, make_record
 from interlock.protocols.node import Node
+from interlock.protocols.obeying import Noted
 from interlock.protocols.relay import Relay
 from interlock.protocols.wire import Buffer, Envelope, Limits, Replay, pack, unpack
 from interlock.vault import VaultError
@@ -214,6 +215,12 @@ def test_an_invitation_that_has_expired_lets_nobody_in_and_whoever_is_in_stays(w
         assert coordinator.on_message(identity("later").public, late, ())
     finally:
         coordinator.at(0.0)
+
+
+def test_whom_the_coordinator_took_for_a_bearer_of_an_order_thinks_nothing_of_it(world: World) -> None:
+    noted = Noted(order=bytes(32), number=0, what="")
+    for name in ("ada", "relay0", "node0"):
+        assert world.roles[name].on_message(identity("coordinator").public, noted, ()) == []
 
 
 def a_join(world: World, name: str, *, label: str, expires: int = 0) -> Join:
