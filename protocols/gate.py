@@ -549,7 +549,7 @@ class _History:
     def _check_change(self, plan: Plan, members: Members) -> None:
         """Who stays were members, at least one a stage; who may come is bound to the stage that its operator held."""
         stages, limit = self._manifest.stages, self._manifest.replicas
-        if len(plan.members) != stages or not all(
+        if not len(plan.members) == len(members) == stages or not all(
             stay and tuple(sorted(set(stay))) == stay and set(stay) <= set(were)
             for stay, were in zip(plan.members, members, strict=True)
         ):

@@ -173,12 +173,17 @@ def draw_members(opening: Opening, manifest: Manifest) -> tuple[tuple[bytes, ...
     Nobody knew the beacon when the candidates registered, so that stages are drawn and not chosen; everyone
     recomputes the draw. A vacancy goes to the stage with fewest members (those about to leave do not count), the first
     such, as long as somebody may take it.
+
+    Raises:
+        Refused: E318, the plan does not bind each of its candidates.
     """
     plan = opening.plan
     if plan.change not in ("start", "members"):
         return plan.members
+    if plan.bound and len(plan.bound) != len(plan.candidates):
+        raise Refused(318, "a plan binds its candidates", expected=len(plan.candidates), actual=len(plan.bound))
     seed, r = beacon(opening), manifest.replicas
-    bound = dict(zip(plan.candidates, plan.bound, strict=True)) if plan.bound else dict.fromkeys(plan.candidates, 0)
+    bound = dict(zip(plan.candidates, plan.bound or (0,) * len(plan.candidates), strict=True))
     waiting = sorted(plan.candidates, key=lambda who: digest("interlock/draw", seed, who))
     if plan.change == "start":
         return tuple(tuple(sorted(waiting[i * r : (i + 1) * r])) for i in range(manifest.stages))

@@ -163,6 +163,11 @@ def test_keys_of_different_uses_differ() -> None:
     assert len({key, beacon(OPENING), order_key(key)}) == 3
 
 
+def test_a_draw_that_does_not_bind_each_of_its_candidates_is_refused() -> None:
+    plan = a_plan(change="members", candidates=NODES[:2], bound=(1,), members=((), (), ()))
+    assert number_of(lambda: draw_members(opened(plan), MADE)) == 318
+
+
 @given(contributions)
 def test_the_draw_gives_everyone_one_place(drawn: tuple[bytes, ...]) -> None:
     members = draw_members(opened(PLAN, contributions=drawn), MADE)
