@@ -39,7 +39,8 @@ KINDS = {
 # Who may have a connection to whom: a gate and a node open theirs themselves, a relay admits nodes.
 PEERS = {"c": "grn", "g": "c", "r": "cn", "n": "cr"}
 STRANGER = "n8"  # a key that nobody invited
-MAY_STOP = {308, 320}  # an insider can make a run end so, and it says why
+# An insider can void rounds until the run ends; who has the coordinator's own key can show it rows that it forgot.
+MAY_STOP = {320, 335}
 TRIES = 3  # mutations that are tried until one can be read
 STUMBLES = 0.004  # jobs that fail, where members lie
 ORDERS = 0.01  # orders that are handed in, for each real input
