@@ -570,8 +570,7 @@ class Coordinator:
 
     def _attend(self) -> Effects:
         """Say who is here, if that has changed."""
-        expected = (*self._ledger.of("node"), *self._ledger.of("relay"))
-        silent = [self._name(who) for who in expected if not self._pulse.alive(who)]
+        silent = [self._name(who) for who in self._heartbeats() if not self._pulse.alive(who)]
         return self._attendance.look(self._gates, silent)
 
     def _bury(self) -> Effects:
@@ -946,15 +945,18 @@ class Coordinator:
 
     def _ask_members(self) -> Effects:
         """Ask nodes and relays that we have not heard what they know; who is not connected yet comes by itself."""
-        members = {*self._ledger.of("node"), *self._ledger.of("relay")}
-        return [Send(who, Recall(first=0)) for who in sorted(members - self._in_step)]
+        return [Send(who, Recall(first=0)) for who in sorted(set(self._heartbeats()) - self._in_step)]
 
     def _all_in_step(self) -> bool:
-        return {*self._ledger.of("node"), *self._ledger.of("relay")} <= self._in_step
+        return set(self._heartbeats()) <= self._in_step
 
     def _expect_all(self) -> None:
-        for who in (*self._ledger.of("node"), *self._ledger.of("relay")):
+        for who in self._heartbeats():
             self._pulse.expect(who)
+
+    def _heartbeats(self) -> list[bytes]:
+        """Who should show signs of life: every node and relay that ever joined."""
+        return [*self._ledger.of("node"), *self._ledger.of("relay")]
 
     def _newest(self) -> int:
         """The newest tick that was opened, as far as we know."""
