@@ -29,6 +29,9 @@ Memory: TypeAlias = Callable[[int, Array, Array], tuple[Array, Array]]
 PIECE = 32
 """Tokens that are decoded at once. With single ones for the rest, two programs decode texts of every length."""
 
+# For GPUs: products by the vendor's library, as it chooses. To time other ways first takes minutes for each program
+# on one core, and a tick does not wait so long. On other devices these say nothing.
+_jit = partial(jax.jit, compiler_options={"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False})
 _product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -58,7 +61,7 @@ class Stage(Passes):
         return self._give(result), (pull, result.shape)
 
     def _evaluate(self, inputs: Tokens | Float32, targets: Tokens | None) -> Any:
-        return self._give(_result(self.shape, self._leaves, *self._arguments(inputs, targets)))
+        return self._give(_evaluate(self.shape, self._leaves, *self._arguments(inputs, targets)))
 
     def _arguments(self, inputs: Tokens | Float32, targets: Tokens | None) -> tuple[Any, ...]:
         return self._put(inputs), None if targets is None else self._put(targets), self._bridge, self._turns
@@ -137,7 +140,7 @@ def _pieces(tokens: int) -> list[slice]:
     return [slice(start, start + size) for start, size in starts]
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(_jit, static_argnums=0)
 def _forward(
     shape: StageShape, leaves: Leaves, start: Array, targets: Array | None, bridge: Array | None, turns: Turns
 ) -> tuple[Array, Any]:
@@ -146,14 +149,13 @@ def _forward(
     return jax.vjp(lambda leaves, start: _result(shape, leaves, start, targets, bridge, turns), leaves, start)
 
 
-@partial(jax.jit, donate_argnums=2)
+@partial(_jit, donate_argnums=2)
 def _backward(pull: Any, start: Array, sums: Leaves) -> tuple[Leaves, Array | None]:
     """Sums of gradients with those of one forward, and the gradient of its inputs."""
     gradients, *inputs = pull(start)
     return jax.tree.map(jnp.add, sums, gradients), (inputs[0] if inputs else None)
 
 
-@partial(jax.jit, static_argnums=0)
 def _result(
     shape: StageShape, leaves: Leaves, start: Array, targets: Array | None, bridge: Array | None, turns: Turns
 ) -> Array:
@@ -169,7 +171,10 @@ def _result(
     return jax.nn.logsumexp(logits, -1) - chosen
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=(5, 6))
+_evaluate = _jit(_result, static_argnums=0)
+
+
+@partial(_jit, static_argnums=0, donate_argnums=(5, 6))
 def _decode(
     shape: StageShape,
     leaves: Leaves,

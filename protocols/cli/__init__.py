@@ -20,9 +20,14 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit."""
     signal.signal(signal.SIGINT, _stopped)  # before the imports, which take a while
-    from .app import run
+    try:
+        from .app import run
 
-    run(arguments)
+        run(arguments)
+    except RuntimeError as error:
+        if isinstance(error.__cause__, SystemExit):  # Python 3.11 wraps what comes while a class is being made
+            raise error.__cause__ from None
+        raise
 
 
 def _stopped(number: int, frame: object) -> NoReturn:

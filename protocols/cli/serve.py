@@ -60,7 +60,8 @@ class Limits:
     threads: Annotated[int, "Threads of the numeric libraries. More than 1 seldom pays."] = 1
     memory: Annotated[
         float | None,
-        "Bound on this process's address space in GiB (torch reserves two or three that it never uses).",
+        "Bound on this process's address space in GiB (torch reserves two or three that it never uses, a GPU's driver "
+        "far more: not with --device cuda).",
     ] = None
     parent: Annotated[int | None, typer.Option(hidden=True)] = None
 
@@ -73,6 +74,7 @@ class Limits:
         machine.set_threads(self.threads)
         machine.forbid_core_dumps()
         machine.keep_memory()
+        machine.share_devices()
         if self.parent is not None:
             machine.die_with(self.parent)
         if self.memory is not None:

@@ -48,6 +48,11 @@ def keep_memory() -> None:
             mallopt(_M_ARENA_MAX, 1)
 
 
+def share_devices() -> None:
+    """Let JAX take a device's memory as it needs it: on its own it takes three quarters, and a second process fails."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
 def limit_memory(gib: float) -> None:
     """Bound this process's address space: an allocation beyond it fails, and with it the process.
 

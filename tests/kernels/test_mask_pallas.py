@@ -64,7 +64,11 @@ print(found.devices() == {second}, found.tolist())
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": ":".join(sys.path)},
+        env={
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+            "PYTHONPATH": ":".join(sys.path),
+        },
         check=True,
     )
     assert "device of the values" in ran.stdout

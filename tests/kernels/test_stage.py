@@ -558,7 +558,7 @@ def test_a_token_is_never_compiled_anew() -> None:
     stage = JaxStage(shape, context=CONTEXT)
     stage.load(draw_weights(shape, rng), None)
     stage.warm(2, CONTEXT)
-    programs = (stage_jax._forward, stage_jax._backward, stage_jax._result, stage_jax._decode)
+    programs = (stage_jax._forward, stage_jax._backward, stage_jax._evaluate, stage_jax._decode)
     before = [program._cache_size() for program in programs]
     inputs = draw_inputs(shape, rng, 2, CONTEXT)
     stage.backward(stage.forward(inputs), output(stage.evaluate(inputs)))

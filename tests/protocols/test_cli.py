@@ -468,11 +468,11 @@ def test_a_full_disk_under_a_process_is_a_numbered_error(run: RunDir) -> None:
 INTERRUPTED = """
 import atexit, signal, sys
 from interlock.protocols.cli import main
-at, calls = int(sys.argv[1]), 0
+at, calls = sys.argv[1], 0
 def count(frame, event, argument):
     global calls
     calls += event == "call"
-    if calls == at:
+    if at in (str(calls), frame.f_code.co_name):
         sys.setprofile(None)
         signal.raise_signal(signal.SIGINT)
 atexit.register(lambda: print("calls", calls, file=sys.stderr))
@@ -484,7 +484,7 @@ PARTS = (0.02, 0.3, 0.7, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 
 @pytest.mark.slow
 def test_ctrl_c_at_any_time_leaves_a_whole_run_or_none(texts: Path, tmp_path: Path) -> None:
-    def interrupted(at: int, name: str) -> tuple[int, str, RunDir]:
+    def interrupted(at: int | str, name: str) -> tuple[int, str, RunDir]:
         new = [
             "new",
             str(tmp_path / name),
@@ -503,8 +503,9 @@ def test_ctrl_c_at_any_time_leaves_a_whole_run_or_none(texts: Path, tmp_path: Pa
     status, said, _ = interrupted(0, "whole")
     total = int(said.split()[-1])
     assert (status, total > 10_000) == (0, True)
-    for number, part in enumerate(PARTS):
-        status, said, made = interrupted(int(part * total), f"run{number}")
+    # Where a class is being made, Python 3.11 wraps whatever is raised.
+    for number, at in enumerate(["__set_name__", *(int(part * total) for part in PARTS)]):
+        status, said, made = interrupted(at, f"run{number}")
         assert status in (0, 130)
         assert "Traceback" not in said
         assert ("stopped" in said) == (status == 130)
