@@ -21,10 +21,10 @@ from .canonical import encode
 from .change import Offers
 from .collecting import Collecting
 from .corpus import Index
-from .effects import Admit, After, Announce, Blob, Connect, Effects, Event, Send, Stop
+from .effects import Admit, After, Announce, Blob, Effects, Event, Send, Stop
 from .errors import Failed, Refused
 from .fetching import ChunkIs, GetChunk, GetIndex, IndexIs
-from .gate import Propose, verify_proposal
+from .gate import Propose
 from .journal import (
     DIED,
     GENESIS,
@@ -45,13 +45,16 @@ from .kept import Kept
 from .ledger import Ledger
 from .manifest import Manifest
 from .members import Join, Leaving, Left, Record, Roster, Still, Welcome, owner, verify_fresh, verify_join
-from .membership import Due, due, orphaned
-from .moved import Moved, make_moved
+from .membership import orphaned
+from .moved import make_moved
 from .obeying import TIMER, Heard, Noted, Ordering, Orders
 from .orders import Signed, read_order
+from .planning import next_plan
 from .pulse import BEAT_S, Beat, Pulse
-from .recovery import Found, Past, Recall, Recalled, Recovered, Recovery, lost, newer
+from .recalling import Recalling, damaged, forgotten
+from .recovery import Found, Past, Recall, Recalled, Recovered, lost, newer
 from .release import Began, Declined, Opening, Plan, Ready, Release, Released, Session, verify_opening
+from .returning import Returning
 from .round import (
     Close,
     Trouble,
@@ -65,16 +68,12 @@ from .session import (
     Queued,
     verify_session,
 )
-from .sharing import share_out
 
 NODES_MAX = 1024  # that may ever join
 VOIDS_MAX = 5  # attempts at one piece of work
 ASKS_MAX = 64  # sessions that may wait
 GATE_LOOKS = 15  # after so many looks without a word of a gate it is taken to be away
 PLAN_LOOKS = 3  # after so many a plan that gates do not release says whom it waits for
-GRACE_LOOKS = 30  # so long members of a recovered run may look for its coordinator
-HOLD_LOOKS = 5  # so long nodes and relays are heard before a plan is proposed that may be open already
-STORES_MAX = 1000  # of one step, while a journal is rebuilt
 
 
 class Wrote(Event, frozen=True, kw_only=True):
@@ -156,18 +155,10 @@ class Coordinator:
         self._ordered: set[bytes] = set()  # hashes of the orders in the journal
         self._kept = Kept()
         self._recover, self._without = recover, without
-        self._moved: Moved | None = None  # where we listen now, if others may not know
-        self._called: set[bytes] = set()  # relays to which we opened a connection to say so
-        self._recovery: Recovery | None = None  # while others are asked what we forgot
-        self._found: Found | None = None  # what they said, while it is being written
-        self._stores: Effects = []
-        self._guests: dict[bytes, Join] = {}  # gates that are asked, and stand in no row of ours
-        self._said: dict[bytes, Ready] = {}  # by members, meanwhile
+        self._recalling: Recalling | None = None  # while others are asked what we forgot
+        self._returning = Returning()
         self._fresh = False  # whether this life began without a row
         self._quiet: dict[bytes, int] = {}  # looks since a gate was heard
-        self._in_step: set[bytes] = set()  # nodes and relays whose newest opening is ours
-        self._grace = 0  # looks before whoever has not come back counts as dead
-        self._hold = 0  # looks before a plan that was found is proposed
         self._unopened = 0  # looks since the plan under way was made
         self._wanting = ""  # what was last said to be missing
 
@@ -182,7 +173,7 @@ class Coordinator:
             if self._kept.end != self._kept.whole:
                 raise Refused(310, f"row {self._kept.whole} is not there, and later ones are")
         except Refused as refused:
-            return [Stop(_damaged(refused))]
+            return [Stop(damaged(refused))]
         for row in rows:
             self._ledger.fold(row)
         self._fresh = not rows and not self._recover
@@ -194,7 +185,7 @@ class Coordinator:
             effects.append(self._patience(self._ledger.plan))
         effects += self.orders.restore(stored)
         self._recall_orders(rows)
-        if self._recovery is None:
+        if self._recalling is None:
             effects += self._settle_orders()
         return effects + self._admit_all()
 
@@ -202,23 +193,14 @@ class Coordinator:
         """Look who is alive and whether something can move; give up on a tick that does not end."""
         if name in ("leave", "hand over"):
             return [Stop()]
-        if name == "recovered":
-            return self._rebuild()
         if name == "look":
             return [*self._look(), After(BEAT_S, "look")]
-        if name == "orphaned" and self._orphaned and not self._ended:
-            stages = ", ".join(map(str, orphaned(self._ledger, self._gone())))
-            return [
-                Stop(
-                    Failed(
-                        360,
-                        f"nobody holds the state of stage {stages} any more",
-                        todo="Nodes keep weights in memory only, so that the run cannot go on: found another.",
-                    )
-                )
-            ]
         if name == TIMER:
             return self._heard(self.orders.look())
+        if self._recalling is not None:
+            return self._go_on(self._recalling) if name == "recovered" else []
+        if name == "orphaned":
+            return self._give_up()
         plan = self._ledger.plan
         if plan is None or name != f"patience {plan.tick}":
             return []
@@ -229,10 +211,24 @@ class Coordinator:
         said = ", ".join(map(self._name, missing)) or "nobody; a message was lost"
         return self._end(Voided(tick=plan.tick, number=330, reason=f"not in its time; missing: {said}"[:300]))
 
+    def _give_up(self) -> Effects:
+        if not self._orphaned or self._ended:
+            return []
+        stages = ", ".join(map(str, orphaned(self._ledger, self._gone())))
+        return [
+            Stop(
+                Failed(
+                    360,
+                    f"nobody holds the state of stage {stages} any more",
+                    todo="Nodes keep weights in memory only, so that the run cannot go on: found another.",
+                )
+            )
+        ]
+
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """Joins and orders of anyone; everything else from members."""
-        if self._recovery is not None:
-            return self._recovering(self._recovery, source, message)
+        if self._recalling is not None:
+            return self._while_recalling(self._recalling, source, message)
         if isinstance(message, Join):
             return self._join(source, message)
         if isinstance(message, Still):
@@ -298,20 +294,7 @@ class Coordinator:
     def listens(self, address: str, now: float) -> None:
         """Told before `restore`: a coordinator that recovers tells relays where it is ("tcp://host:port")."""
         if self._recover:
-            self._moved = make_moved(self._identity, run=self._manifest.run, address=address, when=int(now))
-
-    def _tell_relays(self) -> Effects:
-        """Tell relays that have not come back where we are, over connections of our own: they tell the nodes."""
-        if self._moved is None or not self._grace:
-            return []
-        effects: Effects = []
-        for who in self._ledger.of("relay"):
-            record = self._ledger.joins[who].record
-            if who not in self._called:
-                self._called.add(who)
-                effects.append(Connect(who, record.curve, record.address))
-            effects.append(Send(who, self._moved))
-        return effects
+            self._returning.moved = make_moved(self._identity, run=self._manifest.run, address=address, when=int(now))
 
     def on_order(self, text: str) -> Effects:
         """A person hands in an order: obey it and tell everybody.
@@ -335,7 +318,7 @@ class Coordinator:
     def _heard(self, heard: Heard) -> Effects:
         """Do what an order asks. While others are asked what we forgot, nothing is written: `_settle_orders` does."""
         effects = list(heard.effects)
-        if self._recovery is not None:
+        if self._recalling is not None:
             return effects
         for signed in heard.took:
             effects += self._write_order(signed)
@@ -448,7 +431,7 @@ class Coordinator:
         ledger, effects = self._ledger, self.orders.remind(source)
         if ready.known > self._newest():
             return [Send(source, Recall(first=0))]  # it knows an opening that our disk lost
-        self._in_step.add(source)
+        self._returning.heard(source)
         if ready.joins != len(ledger.joins):
             effects.append(Send(source, self._roster()))
         if ledger.opening is None:
@@ -503,7 +486,7 @@ class Coordinator:
             return []
         ledger = self._ledger
         if ledger.plan is not None:
-            if ledger.is_open or self._held():
+            if ledger.is_open or self._returning.held(self._heartbeats()):
                 return []
             return [*self._propose(ledger.plan), *self._wait_for_gates(ledger.plan)]
         missing, effects = self._needed()
@@ -590,70 +573,22 @@ class Coordinator:
         return self._ledger.joins[who].record.operator
 
     def _next_plan(self) -> Plan | None:
-        ledger, training = self._ledger, self._manifest.training
-        change: str = ""
-        kind = "train"
-        session: Session | None = None
-        wanted: Due | None = None
-        if ledger.base is not None:
-            leaving, waiting = self._leaving, self._waiting()
-            wanted = due(ledger, self._manifest, gone=self._gone(), leaving=leaving, waiting=waiting)
-        measure = ledger.evaluated < 0 or (training.evaluate_every and ledger.round % training.evaluate_every == 0)
-        if ledger.base is None:
-            kind, change = "change", "start"
-        elif wanted is not None:
-            kind, change = "change", "members"
-        elif self._asks and (self._ended or not ledger.answered):  # training gets every other tick
-            asker = next(iter(self._asks))
-            seconds = AFTER_TRAINING_S if self._ended else WHILE_TRAINING_S
-            kind, session = "session", _session(asker, self._asks.pop(asker), seconds)
-        elif ledger.round != ledger.evaluated and (measure or ledger.round == training.rounds):
-            kind = "evaluate"
-        elif ledger.round >= training.rounds:
-            return None
-        elif ledger.round // training.epoch_rounds > ledger.epoch:
-            kind, change = "change", "turn"
-        elif not ledger.measured:
-            kind = "measure"
-        members, candidates = ledger.members, tuple[bytes, ...]()
-        if change == "start":
-            members, candidates = (), tuple(sorted(self._waiting()))
-        elif wanted is not None:
-            members, candidates = wanted.members, wanted.candidates
-        return Plan(
-            run=self._manifest.run,
-            tick=(ledger.opening.plan.tick if ledger.opening is not None else 0) + 1,
-            head=ledger.head,
-            base=ledger.base,
-            kind=kind,  # type: ignore[arg-type]  # one of the literals above
-            change=change,  # type: ignore[arg-type]
-            round=ledger.round,
-            epoch=ledger.epoch + (change == "turn"),
-            epoch_tick=ledger.epoch_tick,
-            attempt=ledger.attempt,
-            relays=tuple(self._relays()[: self._manifest.relays]),
-            candidates=candidates,
-            members=members,
-            exponents=tuple(ledger.exponents),
-            lifts=tuple(ledger.lifts),
-            work=() if change else self._share_out(kind, session),
+        ledger, session = self._ledger, None
+        if self._asks and (self._ended or not ledger.answered):  # training gets every other tick
+            asker, seconds = next(iter(self._asks)), AFTER_TRAINING_S if self._ended else WHILE_TRAINING_S
+            session = _session(asker, self._asks[asker], seconds)
+        plan = next_plan(
+            ledger,
+            self._manifest,
+            relays=self._relays(),
+            waiting=self._waiting(),
+            gone=self._gone(),
+            leaving=self._leaving,
             session=session,
-            bound=wanted.bound if wanted is not None else (),
-            leaving=wanted.leaving if wanted is not None else (),
         )
-
-    def _share_out(self, kind: str, session: Session | None) -> tuple[tuple[int, ...], ...]:
-        """Micro-batches to replicas by their pace; a micro-batch's gradient returns along the same replicas."""
-        training, model = self._manifest.training, self._manifest.model
-        count, first = training.microbatches, 0
-        if session is not None:  # a single text is not always the same replicas' work
-            count, first = len(session.shapes), session.number
-        if kind == "evaluate":
-            windows = (self._manifest.data.validation_bytes - 1) // model.context
-            count = windows // training.rows  # the last, smaller one is left out: every frame has one shape
-        pace = self._ledger.pace
-        shares = [share_out(count, [pace.get(w, 0.0) for w in s], first=first) for s in self._ledger.members]
-        return tuple(zip(*shares, strict=True))
+        if plan is not None and plan.session is not None:
+            del self._asks[plan.session.asker]
+        return plan
 
     def _forget(self) -> None:
         """Drop what the last tick collected."""
@@ -756,135 +691,93 @@ class Coordinator:
 
     # -- what others know and we forgot (`recovery`) -------------------------------------------------------------
 
-    def _ask_around(self, *, rows_lost: bool) -> Recovery:
+    def _ask_around(self, *, rows_lost: bool) -> Recalling:
         """Nothing is written or said until gates have told what they know."""
-        self._recovery = asked = Recovery(self._manifest, self._kept.rows(), lost=rows_lost, without=self._without)
-        self._in_step.clear()
+        asked = Recalling(self._manifest, self._kept, newest=self._newest(), lost=rows_lost, without=self._without)
+        self._recalling = asked
+        self._returning.forget()
         self._forget()
         return asked
 
-    def _ask_gates(self, asked: Recovery) -> Effects:
+    def _ask_gates(self, asked: Recalling) -> Effects:
         """Ask all gates that are there; others are asked when they come."""
-        gates, self._gates = sorted(self._gates), {}
-        return [asked.ask(gate) for gate in gates]
+        gates, self._gates = self._gates, {}
+        return asked.ask(gates)
 
     def _look(self) -> Effects:
-        if self._recovery is None:
-            self._quiet = {gate: looks + 1 for gate, looks in self._quiet.items()}
-            self._gates = {g: known for g, known in self._gates.items() if self._quiet.get(g, 0) < GATE_LOOKS}
-            self._unopened += 1
-            self._hold = max(0, self._hold - 1)
-            if not (awaited := self._awaited()):
-                self._pulse.look()
-            asks = self._ask_members() if awaited or self._hold else Effects()
-            return [*self._tell_relays(), *asks, *self._attend(), *self._bury(), *self._advance()]
-        if self._found is not None:
-            return []
-        missing = self._recovery.missing()
-        effects = self._wait(f"gates that may know more of this run: {', '.join(missing)}") if missing else Effects()
-        return [*effects, *self._recovery.again(), *self._go_on(self._recovery)]
+        """A second has passed."""
+        if self._recalling is not None:
+            return self._look_for_gates(self._recalling)
+        self._quiet = {gate: looks + 1 for gate, looks in self._quiet.items()}
+        self._gates = {g: known for g, known in self._gates.items() if self._quiet.get(g, 0) < GATE_LOOKS}
+        self._unopened += 1
+        returning, everyone = self._returning, self._heartbeats()
+        returning.look(everyone)
+        if not returning.awaited:
+            self._pulse.look()
+        effects = returning.tell(self._ledger.joins[who].record for who in self._ledger.of("relay"))
+        if returning.awaited or returning.held(everyone):
+            effects += returning.ask(everyone)
+        return [*effects, *self._attend(), *self._bury(), *self._advance()]
 
-    def _recovering(self, recovery: Recovery, source: bytes, message: object) -> Effects:
-        """Gates are let in and asked; whoever else is there is remembered; the rest is said again later."""
-        join = self._ledger.joins.get(source) or self._guests.get(source)
-        if self._found is not None:
+    def _look_for_gates(self, recalling: Recalling) -> Effects:
+        if recalling.found is not None:
             return []
+        missing = ", ".join(recalling.missing)
+        effects = self._wait(f"gates that may know more of this run: {missing}") if missing else Effects()
+        return [*effects, *recalling.again(), *self._go_on(recalling)]
+
+    def _while_recalling(self, recalling: Recalling, source: bytes, message: object) -> Effects:
+        if recalling.found is not None:
+            return []
+        join = self._ledger.joins.get(source) or recalling.guests.get(source)
         if join is not None and join.record.role in ("node", "relay"):
             self._pulse.heard(source)
-        if isinstance(message, Join):
-            return self._let_in(source, message, join)
         if isinstance(message, Ordering):
             return self._note(source, message.text) if join is None else self._hear(source, message)
-        if isinstance(message, Still):
-            return []  # it says so again
-        if join is None:
-            raise Refused(208, f"{source.hex()[:12]} has not joined")
-        gate = join.record.role == "gate"
-        if isinstance(message, Ready):
-            self._said[source] = message
-            if gate:
-                return [recovery.ask(source)]
-            return [Send(source, Recall(first=0))] if message.known > self._newest() else []
-        if isinstance(message, Recalled) and gate:
-            return [*recovery.take(source, message), *self._go_on(recovery)]
-        if isinstance(message, Recalled) and message.opening is not None:
-            recovery.tell(message.opening)
-            return self._go_on(recovery)
-        return []
+        return [*recalling.hear(source, message, join), *self._go_on(recalling)]
 
-    def _let_in(self, source: bytes, join: Join, known: Join | None) -> Effects:
-        record = join.record
-        if record.identity != source:
-            raise Refused(205, "a join for another identity", expected=source.hex()[:12])
-        if record.role != "gate":
-            return []  # it asks again, and has lost its state if it is known
-        if known is not None and known.record == record:
-            return [Send(source, Welcome(manifest=encode(self._manifest)))]
-        if known is not None:
-            raise Refused(209, f"{record.operator} joined before with another record")
-        keyholders = self._manifest.committee.identities()
-        verify_join(join, run=self._manifest.run, keyholders=keyholders, open_admission=False, used=frozenset())
-        self._guests[source] = join
-        return [Admit(record.identity, record.curve), Send(source, Welcome(manifest=encode(self._manifest)))]
-
-    def _go_on(self, recovery: Recovery) -> Effects:
-        """Write what is found to be the run's history, if it is found."""
-        while isinstance(found := recovery.look(), Found):
-            ledger = Ledger(self._manifest)
-            for row in found.rows:
-                ledger.fold(row)
-            if found.plan is not None:
-                rows, earlier = tuple(ledger.recent), ledger.lasting_since(0)
-                try:
-                    verify_proposal(
-                        Propose(plan=found.plan, opening=ledger.opening, rows=rows, earlier=earlier), self._manifest
-                    )
-                except Refused:
-                    recovery.dismiss(found.plan)
-                    continue
-            self._found, self._ledger = found, ledger
-            self._forget()
-            self._stores = self._kept.become(found.rows)
-            return self._rebuild()
-        return found
-
-    def _rebuild(self) -> Effects:
-        """Write some of the rows that were found; then go on from them."""
-        recovery, found = self._recovery, self._found
-        if recovery is None or found is None:
+    def _go_on(self, recalling: Recalling) -> Effects:
+        """Store what is found to be the run's history, if it is found; then go on from there."""
+        found = recalling.found
+        if found is None:
             return []
-        effects, self._stores = self._stores[:STORES_MAX], self._stores[STORES_MAX:]
-        if self._stores:
+        self._ledger = recalling.ledger  # whoever it names is told of orders from now on
+        effects = recalling.store()
+        if not recalling.stored:
             return [*effects, After(0.0, "recovered")]
-        ledger = self._ledger
+        return [*effects, *self._begin_again(recalling, found)]
+
+    def _begin_again(self, recalling: Recalling, found: Found) -> Effects:
+        self._recalling = None
+        self._forget()
+        ledger, effects = self._ledger, Effects()
         if found.opening is not None:
             if ledger.plan is None:
                 effects += self._write(Planned(plan=found.opening.plan))
             effects += self._write(_opened_row(found.opening))
         if found.plan is not None:
             effects += self._write(Planned(plan=found.plan))
-        if ledger.plan is not None and not ledger.is_open and recovery.released(ledger.plan):
-            self._hold = HOLD_LOOKS
-        self._recovery = self._found = None
+        if ledger.plan is not None and not ledger.is_open and recalling.released(ledger.plan):
+            self._returning.hold()
         self._recall_orders(self._kept.rows())
         self._expect_all()
-        if recovery.proven:
-            self._grace = GRACE_LOOKS
-            effects.append(Announce(Recovered(rows=ledger.number, fetched=recovery.fetched, tick=self._newest())))
+        self._orphaned = False
+        if recalling.proven:
+            self._returning.give_grace()
+            effects.append(Announce(Recovered(rows=ledger.number, fetched=recalling.fetched, tick=self._newest())))
             effects += self._void_lost()
         self._wanting = ""
         effects += self._settle_orders()
         effects += self._admit_all()
         if ledger.plan is not None and ledger.is_open:
             effects.append(self._patience(ledger.plan))
-        guests, self._guests = self._guests, {}
-        said, self._said = self._said, {}
-        for source, join in guests.items():
+        for source, join in recalling.guests.items():
             effects += self._join(source, join)
-        for source, ready in said.items():
+        for source, ready in recalling.said.items():
             if source in ledger.joins:
                 effects += self.on_message(source, ready, ())
-        return [*effects, *self._ask_members()]
+        return [*effects, *self._returning.ask(self._heartbeats())]
 
     def _admit_all(self) -> Effects:
         return [Admit(j.record.identity, j.record.curve) for j in self._ledger.joins.values()]
@@ -905,7 +798,7 @@ class Coordinator:
         if newer(message, number):
             verify_row(message.rows[0], run=self._manifest.run, coordinator=self._identity.public)
             if self._fresh:
-                return [Stop(_forgotten(f"{message.total} rows", f"{number} rows"))]
+                return [Stop(forgotten(f"{message.total} rows", f"{number} rows"))]
             return self._ask_gates(self._ask_around(rows_lost=True))
         return [] if message.opening is None else self._learn(message.opening)
 
@@ -921,7 +814,7 @@ class Coordinator:
         if self._ledger.plan == opening.plan:
             return [*self._opened(opening), *self._void_lost()]
         if self._fresh:
-            return [Stop(_forgotten(f"tick {opening.plan.tick}", f"tick {self._newest()}"))]
+            return [Stop(forgotten(f"tick {opening.plan.tick}", f"tick {self._newest()}"))]
         asked = self._ask_around(rows_lost=True)
         asked.tell(opening)
         return self._ask_gates(asked)
@@ -931,24 +824,6 @@ class Coordinator:
         if not self._ledger.is_open:
             return []
         return self._end(lost(self._newest()))
-
-    def _held(self) -> bool:
-        """Whether a plan must wait since a node or relay that we have not heard may know it to be open."""
-        if self._hold and self._all_in_step():
-            self._hold = 0
-        return self._hold > 0
-
-    def _awaited(self) -> bool:
-        """Whether members have not found us yet, and are not called dead for it."""
-        self._grace = 0 if self._all_in_step() else max(0, self._grace - 1)
-        return self._grace > 0
-
-    def _ask_members(self) -> Effects:
-        """Ask nodes and relays that we have not heard what they know; who is not connected yet comes by itself."""
-        return [Send(who, Recall(first=0)) for who in sorted(set(self._heartbeats()) - self._in_step)]
-
-    def _all_in_step(self) -> bool:
-        return set(self._heartbeats()) <= self._in_step
 
     def _expect_all(self) -> None:
         for who in self._heartbeats():
@@ -960,7 +835,7 @@ class Coordinator:
 
     def _newest(self) -> int:
         """The newest tick that was opened, as far as we know."""
-        return 0 if self._ledger.opening is None else self._ledger.opening.plan.tick
+        return self._ledger.newest
 
     def _wait(self, what: str) -> Effects:
         """Say what is missing, once."""
@@ -1001,24 +876,6 @@ def _session(asker: bytes, ask: Ask, seconds: int) -> Session:
 
 def _opened_row(opening: Opening) -> Opened:
     return Opened(tick=opening.plan.tick, plan=opening.plan.digest, releases=opening.releases)
-
-
-def _damaged(refused: Refused) -> Failed:
-    return Failed(
-        334,
-        f"the journal is damaged: {refused.text}",
-        todo="Start it once with: interlock serve coordinator DIR --recover   (rows come from the gates)",
-    )
-
-
-def _forgotten(known: str, number: str) -> Failed:
-    return Failed(
-        335,
-        "others know more of this run than the journal here, which began anew",
-        expected=known,
-        actual=number,
-        todo="Restore the coordinator's folder, or start with: interlock serve coordinator DIR --recover",
-    )
 
 
 def _moved(known: Record, record: Record) -> bool:

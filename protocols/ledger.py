@@ -78,6 +78,11 @@ class Ledger:
         self.present: Members = ()
         self._plan_row = 0
 
+    @property
+    def newest(self) -> int:
+        """The newest tick that was opened, 0 before the first."""
+        return 0 if self.opening is None else self.opening.plan.tick
+
     def of(self, role: str) -> list[bytes]:
         """Who joined in a role, in that order."""
         return [who for who, join in self.joins.items() if join.record.role == role]

@@ -42,7 +42,7 @@ class AsksNobody(Coordinator):
     def restore(self, stored: Mapping[str, bytes]) -> Effects:
         """Begin at once."""
         effects = super().restore(stored)
-        self._recovery = None
+        self._recalling = None
         return effects
 
     def _gate_ready(self, source: bytes, ready: Ready) -> Effects:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -198,3 +199,18 @@ def test_a_joined_row_of_anybody_else_waits_until_the_history_is_known() -> None
     rows = one_history(world.run())
     joined = [row.body.join.record.identity for row in rows if isinstance(row.body, Joined)]
     assert len(joined) == len(set(joined))
+
+
+def test_no_tick_is_given_up_before_gates_have_told_what_they_know() -> None:
+    world = begin(World(manifest(training=TRAINING), **LONG), 20)
+    opened = [row for row in world.rows() if isinstance(row.body, Opened)][-1]
+    for gate in ("ada", "bela", "cleo"):
+        world.kill(gate)
+    forget(world, opened.number + 1, recover=False)
+    for timer in (f"patience {opened.body.tick}", "orphaned"):
+        world.tell("coordinator", partial(Coordinator.on_timer, name=timer))
+    world.run(until=lambda w: not w._queue)
+    assert world.rows()[-1] == opened
+    for gate in ("ada", "bela", "cleo"):
+        world.restart(gate)
+    one_history(world.run())
