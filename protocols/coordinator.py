@@ -24,7 +24,6 @@ from .corpus import Index
 from .effects import Admit, After, Announce, Blob, Effects, Event, Send, Stop
 from .errors import Failed, Refused
 from .fetching import ChunkIs, GetChunk, GetIndex, IndexIs
-from .gate import Propose
 from .journal import (
     DIED,
     GENESIS,
@@ -50,6 +49,7 @@ from .moved import make_moved
 from .obeying import TIMER, Heard, Noted, Ordering, Orders
 from .orders import Signed, read_order
 from .planning import next_plan
+from .proposal import Propose
 from .pulse import BEAT_S, Beat, Pulse
 from .recalling import Recalling, damaged, forgotten
 from .recovery import Found, Past, Recall, Recalled, Recovered, lost, newer

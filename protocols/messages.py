@@ -6,11 +6,11 @@ from .boundary import Frame, Here, Taken, frame_size
 from .change import PART_BYTES, Offering, Offers, Preparing
 from .corpus import CHUNK_BYTES
 from .fetching import ChunkIs, GetChunk, GetIndex, IndexIs
-from .gate import Propose
 from .manifest import Manifest
 from .members import Join, Leaving, Left, Roster, Still, Welcome
 from .moved import Moved
 from .obeying import Noted, Ordering
+from .proposal import Propose
 from .pulse import Beat
 from .recovery import Past, Recall, Recalled
 from .release import Began, Declined, Opening, Ready, Released

@@ -11,11 +11,11 @@ from collections.abc import Collection
 from .canonical import encode
 from .effects import Admit, Effects, Send
 from .errors import Failed, Refused
-from .gate import Propose, verify_proposal
 from .kept import Kept
 from .ledger import Ledger
 from .manifest import Manifest
 from .members import Join, Still, Welcome, verify_join
+from .proposal import Propose, verify_proposal
 from .recovery import Found, Recall, Recalled, Recovery
 from .release import Opening, Plan, Ready
 

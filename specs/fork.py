@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from interlock.protocols.coordinator import Coordinator
 from interlock.protocols.effects import After, Announce, Blob, Draw, Effects, Event, Send, Store
 from interlock.protocols.errors import Misused, Refused
-from interlock.protocols.gate import GateRefused, Propose
+from interlock.protocols.gate import GateRefused
+from interlock.protocols.proposal import Propose
 from interlock.protocols.release import Opening, Ready, Released, make_release
 from interlock.protocols.round import Trouble
 from interlock.vault import Identity

@@ -17,12 +17,12 @@ from interlock.protocols import orders as text
 from interlock.protocols.boundary import Frame
 from interlock.protocols.change import Offering, Offers, Preparing
 from interlock.protocols.effects import Effects
-from interlock.protocols.gate import Propose
 from interlock.protocols.journal import Committed, Joined, Ordered, Voided
 from interlock.protocols.manifest import Manifest
 from interlock.protocols.node import Adopted, NodeOpened
 from interlock.protocols.obeying import Learnt, Obeyed, Resumed
 from interlock.protocols.orders import Order, Signed
+from interlock.protocols.proposal import Propose
 from interlock.protocols.relay import Carried
 from interlock.protocols.release import Opening, Released
 from interlock.protocols.round import Close, Committing, Measuring, Reporting, Sealed

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from interlock.protocols.gate import GateReleased, Propose
+from interlock.protocols.gate import GateReleased
 from interlock.protocols.journal import Changed, Committed, Measured, Row, Voided
 from interlock.protocols.node import Adopted, NodeOpened
+from interlock.protocols.proposal import Propose
 from interlock.protocols.relay import RelayOpened
 from interlock.protocols.release import Base, Opening, Plan, Released
 from interlock.protocols.round import Trouble

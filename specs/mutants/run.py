@@ -14,11 +14,12 @@ from interlock.protocols.collecting import Collecting
 from interlock.protocols.coordinator import Coordinator
 from interlock.protocols.effects import Announce, Blob, Draw, Effects, Send, Store
 from interlock.protocols.errors import InterlockError, Refused
-from interlock.protocols.gate import Gate, Known, Propose
+from interlock.protocols.gate import Gate
 from interlock.protocols.journal import Changed, Committed
 from interlock.protocols.manifest import Manifest
 from interlock.protocols.node import Adopted, Node
 from interlock.protocols.passing import Passing
+from interlock.protocols.proposal import Known, Propose
 from interlock.protocols.relay import Relay
 from interlock.protocols.release import Opening, Plan
 from interlock.protocols.round import Report, Sealed, Step, Stepped, Sum, Summed

@@ -22,13 +22,13 @@ from interlock.protocols.boundary import Header
 from interlock.protocols.canonical import Message, decode
 from interlock.protocols.change import BoxOffer, Prepared, sign_prepared
 from interlock.protocols.errors import Refused
-from interlock.protocols.gate import Propose
 from interlock.protocols.journal import Row, make_row
 from interlock.protocols.manifest import Manifest
 from interlock.protocols.members import Invitation, Record
 from interlock.protocols.moved import Moved
 from interlock.protocols.orders import Order
 from interlock.protocols.orders import sign as sign_order
+from interlock.protocols.proposal import Propose
 from interlock.protocols.release import Opening, Release
 from interlock.protocols.round import Commitment, Measurement, Report, Sealed, sign
 from interlock.specs.links import CLOCK_S

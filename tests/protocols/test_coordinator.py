@@ -12,9 +12,9 @@ from interlock.protocols.canonical import decode
 from interlock.protocols.coordinator import Coordinator
 from interlock.protocols.effects import Admit, After, Send
 from interlock.protocols.errors import Refused
-from interlock.protocols.gate import Propose
 from interlock.protocols.journal import Changed, Committed, Measured, Opened, Row
 from interlock.protocols.members import Join, make_invitation, make_record
+from interlock.protocols.proposal import Propose
 from interlock.protocols.recovery import knows
 from interlock.protocols.release import Ready
 

@@ -12,7 +12,7 @@ from tests.runs import identity, manifest
 
 from interlock.protocols.canonical import encode
 from interlock.protocols.effects import Draw, Send, Store
-from interlock.protocols.gate import Gate, Propose
+from interlock.protocols.gate import Gate
 from interlock.protocols.journal import (
     GENESIS,
     Body,
@@ -28,6 +28,7 @@ from interlock.protocols.journal import (
     make_row,
 )
 from interlock.protocols.members import Join, Welcome, make_record
+from interlock.protocols.proposal import Propose
 from interlock.protocols.release import Base, Declined, Opening, Plan, Ready, Release, Released, Session, make_release
 from interlock.protocols.round import sign
 

@@ -262,8 +262,8 @@ def test_a_replica_hands_nothing_over_that_coordinator_and_gates_would_have_it(m
     back, goes = held[0][0], held[2][0]
     world.kill(back)
     world.run(until=lambda w: back not in everyone(members(w)))
-    monkeypatch.setattr("interlock.protocols.gate._History._check_change", lambda self, plan, members: None)
-    monkeypatch.setattr("interlock.protocols.gate._History._check_grants", lambda self, members: None)
+    monkeypatch.setattr("interlock.protocols.lawful._verify_change", lambda *given: None)
+    monkeypatch.setattr("interlock.protocols.admitted.Admitted.verify_grants", lambda self, members: None)
     world.run(until=opened("train", 1))
     world.roles["coordinator"]._ledger.held.clear()
     world.restart(back)

@@ -17,7 +17,6 @@ from interlock.protocols.boundary import Frame
 from interlock.protocols.canonical import decode
 from interlock.protocols.coordinator import Coordinator, RunEnded, text_hash
 from interlock.protocols.effects import After, Announce, Send
-from interlock.protocols.gate import Propose
 from interlock.protocols.inquiry import Continuation
 from interlock.protocols.journal import Committed, Joined, Measured, Opened, Ordered, Planned, Voided
 from interlock.protocols.members import Welcome
@@ -34,6 +33,7 @@ from interlock.protocols.obeying import (
     Resumed,
 )
 from interlock.protocols.orders import Signed
+from interlock.protocols.proposal import Propose
 from interlock.protocols.release import Declined, Opening, Released
 from interlock.protocols.round import Sealed
 

@@ -16,10 +16,10 @@ from interlock.kernels import fixed, sample
 from interlock.protocols.asker import Asked
 from interlock.protocols.canonical import encode
 from interlock.protocols.coordinator import RunEnded
-from interlock.protocols.gate import Propose
 from interlock.protocols.inquiry import Continuation, Examination
 from interlock.protocols.journal import Answered, Voided
 from interlock.protocols.node import Forgot
+from interlock.protocols.proposal import Propose
 from interlock.protocols.round import Sealed
 from interlock.protocols.session import Ask, Sampling
 
