@@ -29,6 +29,7 @@ import binascii
 import hashlib
 import re
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Literal, get_args
 
 from interlock.vault import Identity, VaultError, verify_signature
@@ -47,7 +48,9 @@ Action = Literal["pause", "halt", "resume", "release"]
 STOPS = ("halt", "pause")
 KEYS = ("run", "seq", "action", "cites", "epoch", "prev", "log", "not-before", "expires", "reason")
 
-_TIME = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})Z")
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_EPOCH = datetime(1970, 1, 1)
+_LAST_S = (datetime(9999, 12, 31, 23, 59, 59) - _EPOCH) // timedelta(seconds=1)
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _LINE = re.compile(r"— (\S+) ([A-Za-z0-9+/]+={0,2})")
@@ -248,41 +251,22 @@ def verify_order(order: Order) -> None:
 
 
 def shown_time(seconds: int) -> str:
-    """Seconds since 1970 as orders have them.
+    """Seconds since 1970 as orders have them; beyond the year 9999, which none can name, its last second.
 
     >>> shown_time(1_789_000_000)
     '2026-09-10T00:26:40Z'
     """
-    days, rest = divmod(seconds, 86400)
-    year, month, day = _date(days)
-    return f"{year:04}-{month:02}-{day:02}T{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}Z"
-
-
-def _date(days: int) -> tuple[int, int, int]:
-    """Year, month and day, so many days after 1970-01-01.
-
-    Source: Howard Hinnant, "chrono-compatible low-level date algorithms": days in eras of 400 years from March on.
-    """
-    era, at = divmod(days + 719_468, 146_097)
-    year = (at - at // 1460 + at // 36_524 - at // 146_096) // 365
-    day = at - (365 * year + year // 4 - year // 100)
-    month = (5 * day + 2) // 153
-    after = month < 10
-    return year + 400 * era + (not after), month + (3 if after else -9), day - (153 * month + 2) // 5 + 1
+    return f"{_EPOCH + timedelta(seconds=min(seconds, _LAST_S)):{_TIME}}"
 
 
 def _read_time(key: str, text: str) -> int:
-    found = _TIME.fullmatch(text)
-    if found is not None:
-        year, month, day, hour, minute, second = map(int, found.groups())
-        if year >= 1970 and 1 <= month <= 12:
-            from_march = year - (month < 3)
-            leap_days = from_march // 4 - from_march // 100 + from_march // 400
-            days = 365 * from_march + leap_days + (153 * ((month + 9) % 12) + 2) // 5 + day - 1 - 719_468
-            seconds = 86400 * days + 3600 * hour + 60 * minute + second
-            if shown_time(seconds) == text:  # and not the same moment in other words, such as a 31st of February
-                return seconds
-    raise Refused(340, f"an order's {key}", expected="a time such as 2026-11-26T08:00:00Z", actual=repr(text[:40]))
+    try:
+        seconds = (datetime.strptime(text, _TIME) - _EPOCH) // timedelta(seconds=1)
+    except ValueError:
+        seconds = -1
+    if seconds < 0 or shown_time(seconds) != text:  # or the same moment in other words, such as single digits
+        raise Refused(340, f"an order's {key}", expected="a time such as 2026-11-26T08:00:00Z", actual=repr(text[:40]))
+    return seconds
 
 
 def _read_number(key: str, text: str) -> int:

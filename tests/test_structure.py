@@ -24,7 +24,8 @@ TIMED = {"asyncio", "zmq", "time", "socket", "selectors", "threading", "sched"}
 TIMED_PLACES = ("protocols/net/", "protocols/service/", "specs/world_", "specs/search.py", "specs/cli.py")
 
 # What a pure role has no use for, beside those: randomness comes from `Draw`, tensors are `Work`.
-IMPURE = {"random", "secrets", "datetime", "subprocess", "torch", "jax"}
+IMPURE = {"random", "secrets", "subprocess", "torch", "jax"}
+CLOCKS = {(name, call) for name in ("datetime", "date") for call in ("now", "utcnow", "today")}
 
 # What runs code that it reads.
 READS_CODE = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
@@ -98,6 +99,15 @@ def runs_of_code(path: str, text: str) -> list[str]:
     return found
 
 
+def readings_of_clocks(path: str, text: str) -> list[str]:
+    """Where `datetime` is asked for the time; what it does with times that it is given is arithmetic."""
+    return [
+        f"{node.value.id}.{node.attr}"
+        for node in ast.walk(ast.parse(text, path))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and (node.value.id, node.attr) in CLOCKS
+    ]
+
+
 def public(text: str) -> tuple[list[str], list[str] | None]:
     """What an `__init__` offers (from its own package, or defined in it) and its `__all__`, None if it has none."""
     names, listed = [], None
@@ -136,6 +146,7 @@ def test_only_net_service_and_worlds_know_time_and_sockets() -> None:
 def test_roles_are_pure() -> None:
     roles = {path: text for path, text in SOURCES.items() if re.fullmatch(r"protocols/\w+\.py", path)}
     assert {path: found for path, text in roles.items() if (found := imports_of(path, text, IMPURE))} == {}
+    assert {path: found for path, text in roles.items() if (found := readings_of_clocks(path, text))} == {}
 
 
 def test_nothing_runs_code_that_it_reads() -> None:
@@ -293,6 +304,20 @@ def test_an_import_of_time_is_caught(line: str, caught: bool) -> None:
 )
 def test_running_code_is_caught(line: str, caught: bool) -> None:
     assert bool(runs_of_code("protocols/a.py", line)) == caught
+
+
+@pytest.mark.parametrize(
+    ("line", "caught"),
+    [
+        ("datetime.now()", True),
+        ("date.today()", True),
+        ("datetime.utcnow()", True),
+        ("datetime.strptime(text, form)", False),
+        ("self.orders.now", False),
+    ],
+)
+def test_readings_of_clocks_are_found(line: str, caught: bool) -> None:
+    assert bool(readings_of_clocks("protocols/a.py", line)) == caught
 
 
 @pytest.mark.parametrize(

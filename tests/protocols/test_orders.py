@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import datetime
+import time
 from typing import Any
 
 import msgspec
@@ -185,8 +185,11 @@ def test_words_are_the_first_bits_of_the_hash() -> None:
 
 @given(times)
 def test_times_are_those_of_the_calendar(seconds: int) -> None:
-    expected = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=seconds)
-    assert shown_time(seconds) == expected.isoformat() + "Z"
+    assert shown_time(seconds) == time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def test_a_time_that_no_order_can_name_is_shown_as_the_last_that_one_can() -> None:
+    assert shown_time(2**60) == shown_time(253_402_300_799) == "9999-12-31T23:59:59Z"
 
 
 @pytest.mark.parametrize(
