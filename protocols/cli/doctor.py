@@ -13,7 +13,7 @@ from .app import Json, app, say_json, visible
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..service.doctor import Line
+    from ..service.checks import Line
 
 STYLE = {"ok": "green", "warning": "yellow", "error": "red bold"}
 

@@ -25,7 +25,7 @@ from interlock.vault import Identity, VaultError
 
 from ..errors import InterlockError
 from .answers import Answer, answers
-from .doctor import Clocks, Folder, Key, Library, Machine, Peer, Port, Text
+from .checks import Clocks, Folder, Key, Library, Machine, Peer, Port, Text
 from .rundir import RunDir
 from .url import JoinURL, parse_url
 

@@ -16,9 +16,9 @@ from tests.runs import identity
 
 from interlock.protocols.errors import Misused
 from interlock.protocols.net.zeromq import Door, ZeroMQTransport
-from interlock.protocols.service import doctor, facts
+from interlock.protocols.service import checks, facts
 from interlock.protocols.service.answers import answers
-from interlock.protocols.service.doctor import (
+from interlock.protocols.service.checks import (
     Clocks,
     Folder,
     Key,
@@ -69,24 +69,24 @@ def changed(facts: Any, **changes: Any) -> Any:
     ],
 )
 def test_a_library_is_there_and_new_enough(library: Library, status: str) -> None:
-    assert statuses(doctor.libraries([library])) == {"a": status}
+    assert statuses(checks.libraries([library])) == {"a": status}
 
 
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=4), st.lists(st.integers(0, 99), min_size=1, max_size=4))
 def test_versions_are_compared_by_their_numbers(one: list[int], other: list[int]) -> None:
     least, version = (".".join(map(str, each)) for each in (one, other))
-    found = statuses(doctor.libraries([Library(name="a", least=least, version=version)]))
+    found = statuses(checks.libraries([Library(name="a", least=least, version=version)]))
     assert (found["a"] == "ok") == (other >= one)
 
 
 def test_zeromq_needs_curve() -> None:
-    assert statuses(doctor.curve(True, "4.3.5")) == {"libzmq": "ok"}
-    assert statuses(doctor.curve(False, "4.3.5")) == {"libzmq": "error"}
+    assert statuses(checks.curve(True, "4.3.5")) == {"libzmq": "ok"}
+    assert statuses(checks.curve(False, "4.3.5")) == {"libzmq": "error"}
 
 
 def test_a_primitive_with_another_answer_is_an_error_that_shows_both() -> None:
-    assert doctor.answer("SHA-256", "FIPS", "00ff", "00ff").status == "ok"
-    wrong = doctor.answer("SHA-256", "FIPS", "00ff", "ImportError: no such library")
+    assert checks.answer("SHA-256", "FIPS", "00ff", "00ff").status == "ok"
+    wrong = checks.answer("SHA-256", "FIPS", "00ff", "ImportError: no such library")
     assert wrong.status == "error"
     assert "expected 00ff, got ImportError: no such library" in wrong.said
     assert wrong.todo
@@ -100,15 +100,15 @@ def test_every_primitive_answers_as_published_here() -> None:
 
 def test_arithmetic_is_as_it_must_be_here_and_an_error_otherwise() -> None:
     found = facts.arithmetic()
-    assert statuses(doctor.arithmetic(found)) == dict.fromkeys(found, "ok")
-    assert statuses(doctor.arithmetic({"rounding": "0.5 is rounded to 1"})) == {"rounding": "error"}
+    assert statuses(checks.arithmetic(found)) == dict.fromkeys(found, "ok")
+    assert statuses(checks.arithmetic({"rounding": "0.5 is rounded to 1"})) == {"rounding": "error"}
 
 
 def test_speed_below_its_bound_is_a_warning() -> None:
-    assert doctor.speed("a", 0.6, "GB/s", 0.5, "x").status == "ok"
-    slow = doctor.speed("a", 0.4, "GB/s", 0.5, "x")
+    assert checks.speed("a", 0.6, "GB/s", 0.5, "x").status == "ok"
+    slow = checks.speed("a", 0.4, "GB/s", 0.5, "x")
     assert (slow.status, "0.4 GB/s (x), less than 0.5" in slow.said, bool(slow.todo)) == ("warning", True, True)
-    assert doctor.speed("a", None, "GB/s", 0.5, "no such thing").status == "ok"
+    assert checks.speed("a", None, "GB/s", 0.5, "no such thing").status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,9 @@ def test_speed_below_its_bound_is_a_warning() -> None:
     ],
 )
 def test_each_limit_of_the_machine_has_its_finding(name: str, changes: dict[str, Any], status: str) -> None:
-    well = statuses(doctor.machine(WELL))
+    well = statuses(checks.machine(WELL))
     assert set(well.values()) == {"ok"}
-    assert statuses(doctor.machine(changed(WELL, **changes))) == well | {name: status}
+    assert statuses(checks.machine(changed(WELL, **changes))) == well | {name: status}
 
 
 @pytest.mark.parametrize(
@@ -146,20 +146,20 @@ def test_each_limit_of_the_machine_has_its_finding(name: str, changes: dict[str,
     ],
 )
 def test_clocks_go_forward_at_one_pace(changes: dict[str, Any], found: dict[str, str]) -> None:
-    assert statuses(doctor.clocks(changed(STEADY, **changes), asked=False)) == found
-    asked = list(doctor.clocks(changed(STEADY, **changes), asked=True))
+    assert statuses(checks.clocks(changed(STEADY, **changes), asked=False)) == found
+    asked = list(checks.clocks(changed(STEADY, **changes), asked=True))
     assert "not compared" in asked[-1].said
 
 
 def test_text_that_is_not_utf_8_is_a_warning() -> None:
-    assert statuses(doctor.text(Text(files="utf-8", output="UTF-8", locale="utf8"))) == {
+    assert statuses(checks.text(Text(files="utf-8", output="UTF-8", locale="utf8"))) == {
         "file names": "ok",
         "output": "ok",
         "locale": "ok",
     }
-    found = statuses(doctor.text(Text(files="utf-8", output="latin-1", locale="ANSI_X3.4-1968")))
+    found = statuses(checks.text(Text(files="utf-8", output="latin-1", locale="ANSI_X3.4-1968")))
     assert found == {"file names": "ok", "output": "warning", "locale": "warning"}
-    assert statuses(doctor.text(Text(files="utf-8", output="", locale="UTF-8")))["output"] == "warning"
+    assert statuses(checks.text(Text(files="utf-8", output="", locale="UTF-8")))["output"] == "warning"
 
 
 @pytest.mark.parametrize(
@@ -167,21 +167,21 @@ def test_text_that_is_not_utf_8_is_a_warning() -> None:
     [(9.0, True, "ok"), (1.0, True, "warning"), (0.01, True, "error"), (9.0, False, "error")],
 )
 def test_a_disk_needs_room_and_leave_to_write(free_gib: float, writable: bool, status: str) -> None:
-    assert statuses(doctor.folder(Folder(path="runs", free_gib=free_gib, writable=writable))) == {"disk": status}
+    assert statuses(checks.folder(Folder(path="runs", free_gib=free_gib, writable=writable))) == {"disk": status}
 
 
 def test_a_key_file_that_is_refused_is_an_error_with_its_hint() -> None:
     good, bad = Key(path="a.key"), Key(path="b.key", refused="b.key is open to others", todo="chmod 600 b.key")
-    lines = list(doctor.keys([good, bad]))
+    lines = list(checks.keys([good, bad]))
     assert [line.status for line in lines] == ["ok", "error"]
     assert (lines[1].said, lines[1].todo) == (bad.refused, bad.todo)
 
 
 def test_a_port_that_cannot_be_had_is_an_error_unless_the_run_has_it() -> None:
     taken = "Address already in use"
-    assert statuses(doctor.ports([Port(address="127.0.0.1:1", what="a")])) == {"a": "ok"}
-    assert statuses(doctor.ports([Port(address="127.0.0.1:1", what="a", refused=taken)])) == {"a": "error"}
-    assert statuses(doctor.ports([Port(address="127.0.0.1:1", what="a", ours=True)])) == {"a": "ok"}
+    assert statuses(checks.ports([Port(address="127.0.0.1:1", what="a")])) == {"a": "ok"}
+    assert statuses(checks.ports([Port(address="127.0.0.1:1", what="a", refused=taken)])) == {"a": "error"}
+    assert statuses(checks.ports([Port(address="127.0.0.1:1", what="a", ours=True)])) == {"a": "ok"}
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_port_that_cannot_be_had_is_an_error_unless_the_run_has_it() -> None:
     ],
 )
 def test_a_peer_is_reached_and_the_line_says_what_was_tried(how: Any, status: str, said: str) -> None:
-    (line,) = doctor.peers([Peer(name="coordinator", address="h:1", how=how, why="nobody proved it")])
+    (line,) = checks.peers([Peer(name="coordinator", address="h:1", how=how, why="nobody proved it")])
     assert (line.status, said in line.said, bool(line.todo)) == (status, True, status != "ok")
 
 
@@ -278,5 +278,5 @@ def test_key_files_open_to_others_are_found(tmp_path: Path) -> None:
 
 
 def test_lines_are_json() -> None:
-    line = doctor.speed("a", 1.0, "GB/s", 0.5, "x")
+    line = checks.speed("a", 1.0, "GB/s", 0.5, "x")
     assert msgspec.json.decode(msgspec.json.encode(line))["status"] == "ok"
