@@ -117,7 +117,10 @@ class Asker:
         if quiet:
             effects += [Send(relay, self._here()) for relay in sorted(self._belonging.relays)]
             if self._plan is not None:
-                effects += [Send(self._manifest.coordinator, Ready(known=self._known)), *self._sent]
+                effects += [
+                    Send(self._manifest.coordinator, Ready(known=self._known, joins=self._belonging.joins)),
+                    *self._sent,
+                ]
             effects += self._ask_again()
         return effects
 

@@ -13,7 +13,7 @@ class Belonging:
 
     Attributes:
         welcomed: whether the coordinator let us in. relays: who joined, and where they listen. reached: those whose
-            connection to us is up. joins: how many joins we know of.
+            connection to us is up.
     """
 
     def __init__(self, manifest: Manifest, join: Join) -> None:
@@ -21,12 +21,17 @@ class Belonging:
         self.welcomed = False
         self.relays: dict[bytes, str] = {}
         self.reached: set[bytes] = set()
-        self.joins = 0
+        self._joined: set[bytes] = set()
 
     @property
     def known(self) -> bool:
         """Whether we are in, and know a relay."""
         return self.welcomed and bool(self.relays)
+
+    @property
+    def joins(self) -> int:
+        """How many joins we know of."""
+        return len(self._joined)
 
     @property
     def whole(self) -> bool:
@@ -48,7 +53,7 @@ class Belonging:
             Refused: a relay's join is not in order.
         """
         effects: Effects = []
-        self.joins = len(roster.joins)
+        self._joined.update(join.record.identity for join in roster.joins)
         for join in roster.joins:
             record = join.record
             if record.role != "relay" or self.relays.get(record.identity) == record.address:

@@ -7,6 +7,7 @@ is opened before anything else is planned.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from typing import ClassVar
@@ -69,9 +70,10 @@ from .session import (
     verify_session,
 )
 
-NODES_MAX = 1024  # that may ever join
+JOINS_MAX = {"node": 1024, "relay": 256, "asker": 2048}  # that may ever join, gates aside: a roster holds them all
 VOIDS_MAX = 5  # attempts at one piece of work
 ASKS_MAX = 64  # sessions that may wait
+MOVES_MAX = 64  # of one relay, until we start again
 GATE_LOOKS = 15  # after so many looks without a word of a gate it is taken to be away
 PLAN_LOOKS = 3  # after so many a plan that gates do not release says whom it waits for
 
@@ -158,6 +160,7 @@ class Coordinator:
         self._recalling: Recalling | None = None  # while others are asked what we forgot
         self._returning = Returning()
         self._fresh = False  # whether this life began without a row
+        self._moves: Counter[bytes] = Counter()  # of relays
         self._quiet: dict[bytes, int] = {}  # looks since a gate was heard
         self._unopened = 0  # looks since the plan under way was made
         self._wanting = ""  # what was last said to be missing
@@ -371,8 +374,8 @@ class Coordinator:
             if record.role == "gate":
                 return [welcome, *self.orders.remind(source)]
             return [welcome, Send(source, self._roster()), *self.orders.remind(source), *self._back(source)]
-        if known is not None and not _moved(known.record, record):
-            raise Refused(209, f"{record.operator} joined before with another record")
+        if known is not None:
+            self._check_move(known.record, record)
         joins = [j for who, j in self._ledger.joins.items() if who != source]
         verify_join(
             join,
@@ -385,24 +388,41 @@ class Coordinator:
             verify_address(record)
         if join.invitation is not None and known is None:
             verify_fresh(join.invitation, self.orders.now)
-        if record.role == "node":
-            self._check_node(join)
+        if known is not None:
+            self._moves[source] += 1
+        elif record.role != "gate":
+            self._check_room(join)
         effects: Effects = [*self._write(Joined(join=join)), Admit(record.identity, record.curve), welcome]
-        roster = self._roster()
-        effects += [Send(who, roster) for who, j in self._ledger.joins.items() if j.record.role != "gate"]
+        others = [who for who, j in self._ledger.joins.items() if who != source and j.record.role != "gate"]
+        if record.role != "gate":
+            effects.append(Send(source, self._roster()))
+        effects += [Send(who, Roster(joins=(join,))) for who in others]
         return [*effects, *self.orders.remind(source), *self._back(source), *self._advance()]
 
-    def _check_node(self, join: Join) -> None:
-        """A run has so many nodes, and an operator one at a time.
+    def _check_move(self, known: Record, record: Record) -> None:
+        """Only a relay may join again with another record: it listens elsewhere now. Every move is a row.
+
+        Raises:
+            Refused: E209, E212.
+        """
+        if not _moved(known, record):
+            raise Refused(209, f"{record.operator} joined before with another record")
+        if self._moves[record.identity] >= MOVES_MAX:
+            what = f"relay {record.operator} has moved {MOVES_MAX} times: it may not again"
+            raise Refused(212, what, todo="Give it a name that stays: --advertise HOST:PORT")
+
+    def _check_room(self, join: Join) -> None:
+        """A run has so many members of a role, and an operator one node at a time.
 
         Raises:
             Refused: E212, E220.
         """
-        nodes = self._ledger.of("node")
-        if len(nodes) >= NODES_MAX:
-            raise Refused(212, f"{NODES_MAX} nodes have joined this run: no more can", todo="Take part in another run.")
-        its = owner(join)
-        if any(owner(self._ledger.joins[who]) == its and self._pulse.alive(who) for who in nodes):
+        role, its = join.record.role, owner(join)
+        there, most = self._ledger.of(role), JOINS_MAX[role]
+        if len(there) >= most:
+            raise Refused(212, f"{most} {role}s have joined this run: no more can", todo="Take part in another run.")
+        alive = (who for who in there if role == "node" and self._pulse.alive(who))
+        if any(owner(self._ledger.joins[who]) == its for who in alive):
             raise Refused(220, f"{its} takes part with another node", todo="Stop that one first, with Ctrl-C.")
 
     def _back(self, source: bytes) -> Effects:

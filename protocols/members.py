@@ -143,7 +143,7 @@ class Welcome(Message, frozen=True, array_like=True, kw_only=True):
 
 
 class Roster(Message, frozen=True, array_like=True, kw_only=True):
-    """All joins of the run so far, for relays to admit and nodes to find relays."""
+    """Joins of the run, for relays to admit and nodes to find relays: all so far, or one that is new."""
 
     joins: Annotated[tuple[Join, ...], msgspec.Meta(max_length=4096)]
 

@@ -73,7 +73,7 @@ class Relay:
         self._whereabouts = Whereabouts(manifest)
         self._welcomed = False
         self._watch = Watch()
-        self._joins = 0  # that we know of
+        self._joined: set[bytes] = set()  # everyone of whom we know
         self._opening: Opening | None = None
         self._members: Members = ()
         self._known: dict[bytes, str] = {}
@@ -133,7 +133,7 @@ class Relay:
 
     def _ready(self) -> Send:
         known = 0 if self._opening is None else self._opening.plan.tick
-        return Send(self._manifest.coordinator, Ready(known=known, joins=self._joins))
+        return Send(self._manifest.coordinator, Ready(known=known, joins=len(self._joined)))
 
     def on_message(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
         """Openings and the roster from the coordinator; frames and sealed traffic from members; orders from all."""
@@ -178,7 +178,7 @@ class Relay:
 
     def _admit(self, roster: Roster) -> Effects:
         effects: Effects = []
-        self._joins = len(roster.joins)
+        self._joined.update(join.record.identity for join in roster.joins)
         for join in roster.joins:
             record, invitation = join.record, join.invitation
             if record.role not in ("node", "asker") or record.identity in self._known:

@@ -9,8 +9,8 @@ from tests.runs import identity, manifest, play, text
 
 from interlock.protocols import corpus
 from interlock.protocols.canonical import decode
-from interlock.protocols.coordinator import Coordinator
-from interlock.protocols.effects import Admit, After, Send
+from interlock.protocols.coordinator import MOVES_MAX, Coordinator
+from interlock.protocols.effects import Admit, After, Effects, Send, Store
 from interlock.protocols.errors import Refused
 from interlock.protocols.journal import Changed, Committed, Measured, Opened, Row
 from interlock.protocols.members import Join, make_invitation, make_record
@@ -80,3 +80,21 @@ def test_a_relay_that_leads_everybody_to_themselves_is_let_in_where_all_are_on_o
     assert "--advertise" in caught.value.todo
     there = Join(record=make_record(relay, "relay", "r", "tcp://10.0.0.127:7701"), invitation=invited)
     assert Admit(relay.public, relay.curve_public) in role.on_message(relay.public, there, ())  # it may try again
+
+
+def test_a_relay_moves_so_often_and_not_for_ever() -> None:
+    made, whole, relay = manifest(), text(), identity("relay0")
+    index = corpus.index(whole)
+    role = Coordinator(identity("coordinator"), made, index=index, chunk=lambda n: corpus.chunk(whole, n))
+    role.restore({})
+    invited = make_invitation(identity("ada"), run=made.run, role="relay", label="r", nonce=bytes(16))
+
+    def moves(number: int) -> Effects:
+        record = make_record(relay, "relay", "r", f"tcp://10.0.0.1:{number}")
+        return role.on_message(relay.public, Join(record=record, invitation=invited), ())
+
+    for number in range(1, MOVES_MAX + 2):  # the first is where it begins
+        assert any(isinstance(effect, Store) for effect in moves(number))
+    assert not any(isinstance(effect, Store) for effect in moves(MOVES_MAX + 1))  # it is there already
+    with pytest.raises(Refused, match="E212 relay r has moved 64 times"):
+        moves(MOVES_MAX + 2)

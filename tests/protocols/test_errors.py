@@ -19,9 +19,10 @@ from interlock import protocols
 from interlock.kernels.stage import Stage
 from interlock.protocols.boundary import Frame, Pass
 from interlock.protocols.canonical import decode, encode
-from interlock.protocols.coordinator import Coordinator, RunEnded
+from interlock.protocols.coordinator import JOINS_MAX, Coordinator, RunEnded
 from interlock.protocols.errors import Failed, InterlockError, Misused, Refused
 from interlock.protocols.journal import Voided
+from interlock.protocols.manifest import GATES_MAX
 from interlock.protocols.members import Join, Roster, make_invitation, make_record
 from interlock.protocols.node import Node
 from interlock.protocols.obeying import Noted
@@ -191,10 +192,18 @@ def test_a_join_without_an_invitation_says_where_to_get_one(world: World) -> Non
     assert "interlock keyholder invite" in error.todo
 
 
-def test_more_nodes_than_a_run_may_have_are_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interlock.protocols.coordinator.NODES_MAX", 6)
-    error = told(world.roles["coordinator"], "late", a_join(world, "late", label="late"))
-    assert (error.number, error.what) == (212, "6 nodes have joined this run: no more can")
+@pytest.mark.parametrize(("role", "most"), [("node", 6), ("relay", 2), ("asker", 0)])
+def test_more_of_a_role_than_a_run_may_have_are_refused(
+    role: Any, most: int, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(JOINS_MAX, role, most)
+    error = told(world.roles["coordinator"], "late", a_join(world, "late", label="late", role=role))
+    assert (error.number, error.what) == (212, f"{most} {role}s have joined this run: no more can")
+
+
+def test_everyone_whom_a_run_may_have_fits_into_one_roster() -> None:
+    (joins,) = msgspec.inspect.type_info(Roster).fields
+    assert sum(JOINS_MAX.values()) + GATES_MAX <= joins.type.max_length
 
 
 def test_an_operator_takes_part_once(world: World) -> None:
@@ -223,13 +232,13 @@ def test_whom_the_coordinator_took_for_a_bearer_of_an_order_thinks_nothing_of_it
         assert world.roles[name].on_message(identity("coordinator").public, noted, ()) == []
 
 
-def a_join(world: World, name: str, *, label: str, expires: int = 0) -> Join:
-    """A node's join with an invitation."""
+def a_join(world: World, name: str, *, label: str, expires: int = 0, role: Any = "node") -> Join:
+    """A join with an invitation."""
     nonce = name.encode().rjust(16, b"-")
     invitation = make_invitation(
-        identity("ada"), run=world.manifest.run, role="node", label=label, nonce=nonce, expires=expires
+        identity("ada"), run=world.manifest.run, role=role, label=label, nonce=nonce, expires=expires
     )
-    return Join(record=make_record(identity(name), "node", name), invitation=invitation)
+    return Join(record=make_record(identity(name), role, name), invitation=invitation)
 
 
 def poison(chosen: Callable[[str], bool]) -> Callable[[str, Any, Any], None]:

@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.protocols.world import World
+from tests.protocols.world import Sent, World
 from tests.runs import identity, manifest
 
 from interlock.protocols.change import Export
 from interlock.protocols.coordinator import RunEnded
 from interlock.protocols.errors import InterlockError
 from interlock.protocols.journal import Changed, Committed, Joined, Planned, Voided
+from interlock.protocols.members import Roster
 from interlock.protocols.node import NodeOpened
 from interlock.protocols.release import lead
 from interlock.protocols.round import Members
@@ -272,3 +273,26 @@ def test_a_replica_hands_nothing_over_that_coordinator_and_gates_would_have_it(m
     refusals = [body for body in bodies(world, Voided) if body.number == 316]
     assert refusals and f"{back} has held stage 0 and may not hold stage 2" in refusals[0].reason
     assert back not in members(world)[2]
+
+
+def test_who_joins_is_told_of_everybody_and_the_others_of_one_more() -> None:
+    world = World(manifest(training=TRAINING)).run()
+    told: set[str] = set()
+    for sent in world.all_sent(Roster):
+        assert len(sent.message.joins) == 1 or sent.to not in told
+        told.add(sent.to)
+    assert len(told) == 8
+
+
+def test_a_roster_that_was_lost_comes_again() -> None:
+    """Node 0 hears of nobody who joins after it, until it says of how many it knows."""
+
+    def change(sent: Sent) -> list[Sent]:
+        one = isinstance(sent.message, Roster) and len(sent.message.joins) == 1
+        return [] if one and sent.to == "node0" else [sent]
+
+    world = World(manifest(training=TRAINING), change=change).run()
+    assert ended(world)
+    assert len(world.roles["coordinator"]._ledger.joins) == 11
+    assert world.roles["node0"]._belonging.joins == 11
+    assert max(len(sent.message.joins) for sent in world.all_sent(Roster) if sent.to == "node0") == 11

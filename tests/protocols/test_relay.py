@@ -34,8 +34,8 @@ class Driven:
             invitation=None,
             kept_bytes_max=kept_bytes_max,
         )
-        roster = [sent.message for sent in world.all_sent(Roster) if sent.to == "relay0"][-1]
-        self.admitted = self.relay.on_message(COORDINATOR, roster, ())
+        rosters = [sent.message for sent in world.all_sent(Roster) if sent.to == "relay0"]
+        self.admitted = [effect for roster in rosters for effect in self.relay.on_message(COORDINATOR, roster, ())]
         if tick:
             self.open(tick)
 
