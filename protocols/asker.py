@@ -20,7 +20,7 @@ from .errors import Failed, Refused
 from .manifest import Manifest
 from .members import Invitation, Join, Roster, Welcome, make_record
 from .obeying import Noted, Ordering, Orders, refusal
-from .release import Opening, Plan, Ready, verify_opening
+from .release import Opening, Plan, verify_opening
 from .round import Sealed, make_sealed, seal_context, verify_sealed
 from .session import Ask, Byte, Over, Question, Queued, Scored, readers, replica, share
 from .watch import Watch
@@ -115,10 +115,10 @@ class Asker:
             return [self._belonging.ask(), again]
         effects: Effects = [again]
         if quiet:
-            effects += [Send(relay, self._here()) for relay in sorted(self._belonging.relays)]
+            effects += self._belonging.look(self._here(), quiet=True)
             if self._plan is not None:
                 effects += [
-                    Send(self._manifest.coordinator, Ready(known=self._known, joins=self._belonging.joins)),
+                    Send(self._manifest.coordinator, self._belonging.ready(self._known)),
                     *self._sent,
                 ]
             effects += self._ask_again()

@@ -6,14 +6,15 @@ from .boundary import Here
 from .effects import Connect, Effects, Send
 from .manifest import Manifest
 from .members import Join, Roster, Still, verify_join
+from .release import Ready
 
 
 class Belonging:
     """What a member knows of the run's servers.
 
     Attributes:
-        welcomed: whether the coordinator let us in. relays: who joined, and where they listen. reached: those whose
-            connection to us is up.
+        welcomed: whether the coordinator let us in. relays: who joined, and where they listen. reached: those that
+            have answered us. missing: those that did not when they were last asked.
     """
 
     def __init__(self, manifest: Manifest, join: Join) -> None:
@@ -21,6 +22,8 @@ class Belonging:
         self.welcomed = False
         self.relays: dict[bytes, str] = {}
         self.reached: set[bytes] = set()
+        self.missing: set[bytes] = set()
+        self._asked: set[bytes] = set()  # and did not answer yet
         self._joined: set[bytes] = set()
 
     @property
@@ -46,6 +49,14 @@ class Belonging:
         """Say who we are, once we are in: a coordinator that lost rows may not know us any more."""
         return Send(self._manifest.coordinator, Still(join=self._join))
 
+    def ready(self, known: int) -> Ready:
+        """What the coordinator should know of us, whose newest opening is of tick `known`."""
+        return Ready(known=known, joins=self.joins, missing=tuple(sorted(self.missing)))
+
+    def where(self) -> tuple[str, ...]:
+        """Relays that are missing, as people see them."""
+        return tuple(f"{relay.hex()[:12]} at {self.relays[relay]}" for relay in sorted(self.missing))
+
     def roster(self, roster: Roster, here: Here) -> Effects:
         """Connect to relays that are new, or listen elsewhere now, and say `here` to them.
 
@@ -70,8 +81,16 @@ class Belonging:
             effects.append(Send(record.identity, here))
         return effects
 
+    def look(self, here: Here, *, quiet: bool) -> Effects:
+        """See which relays answered since the last look, and ask again: all when it has been quiet, or the missing."""
+        self.missing |= self._asked
+        self._asked = set(self.relays) if quiet else set(self.missing)
+        return [Send(relay, here) for relay in sorted(self._asked)]
+
     def reach(self, relay: bytes) -> bool:
-        """A relay answered; whether that is news."""
-        new = relay not in self.reached
+        """Something came of a relay; whether it is news that we reach it."""
+        new = relay not in self.reached or relay in self.missing
         self.reached.add(relay)
+        self.missing.discard(relay)
+        self._asked.discard(relay)
         return new

@@ -52,6 +52,7 @@ from .orders import Signed, read_order
 from .planning import next_plan
 from .proposal import Propose
 from .pulse import BEAT_S, Beat, Pulse
+from .reach import Reach
 from .recalling import Recalling, damaged, forgotten
 from .recovery import Found, Past, Recall, Recalled, Recovered, lost, newer
 from .release import Began, Declined, Opening, Plan, Ready, Release, Released, Session, verify_opening
@@ -143,6 +144,7 @@ class Coordinator:
         self._gates: dict[bytes, int] = {}  # ready ones: how many rows each has followed
         self._nodes: dict[bytes, None] = {}  # that have reached the relays, in that order
         self._pulse = Pulse()  # of nodes and relays
+        self._reach = Reach()
         self._lost: set[bytes] = set()  # members that started again, without the state that they held
         self._renewing: set[bytes] = set()  # those to whom the open tick gives a state
         self._hung: set[bytes] = set()  # that live and did not do their part of a tick
@@ -265,6 +267,7 @@ class Coordinator:
         if role == "node":
             if isinstance(message, Ready):
                 self._nodes[source] = None
+                self._reach.hear(source, message.missing)
                 return [*self._remind(source, message), *self._advance()]
             if isinstance(message, Leaving):
                 return self._leave(source)
@@ -433,6 +436,7 @@ class Coordinator:
         self._pulse.heard(source)
         self._hung.discard(source)
         self._leaving.discard(source)
+        self._reach.hear(source, ())
         if role == "relay" or source not in self._holders():
             return []
         self._nodes.pop(source, None)
@@ -531,10 +535,12 @@ class Coordinator:
         need = manifest.committee.release
         here = f"{gates} gates of at least {need}{', without ' if gates < need else ''}"
         here += ", ".join(self._away()) if gates < need else ""
+        apart = self._apart()
         if ledger.base is None:
             wanted, nodes = manifest.stages * manifest.replicas, len(self._waiting())
             if nodes < wanted or len(relays) < manifest.relays or gates < need:
-                return f"{nodes} of {wanted} nodes, {len(relays)} of {manifest.relays} relays, {here}", []
+                found = f"{len(relays)} of {manifest.relays} relays{apart and f' ({apart})'}"
+                return f"{nodes} of {wanted} nodes, {found}, {here}", []
             return "", []
         stages = orphaned(ledger, self._gone())
         was, self._orphaned = self._orphaned, bool(stages)
@@ -543,25 +549,44 @@ class Coordinator:
             waits: Effects = [] if was else [After(self._patience_s, "orphaned")]
             return f"{names}, who alone hold stage {', '.join(map(str, stages))}", waits
         if not relays:
-            return "a relay", []
+            return f"a relay{apart and f' that all members reach: {apart}'}", []
         return ("" if gates >= need else here), []
 
     def _gone(self) -> set[bytes]:
         """Members that do not hold their stage any more, as far as we can know."""
         members = [set(stage) for stage in self._ledger.members]
         gone = {who for stage in members for who in stage if who in self._lost or not self._pulse.alive(who)}
+        out = self._hung | self._reach.cut_off(self._live_relays(), {who for stage in members for who in stage})
         for stage in members:
-            if not stage <= gone | self._hung:  # the last ones are asked again
-                gone |= stage & self._hung
+            if not stage <= gone | out:  # the last ones are asked again
+                gone |= stage & out
         return gone
 
     def _waiting(self) -> list[bytes]:
         """Nodes that could be given a stage, those that came first first."""
-        no = self._leaving | self._hung
-        return [who for who in self._nodes if who not in no and self._pulse.alive(who)]
+        no, relays = self._leaving | self._hung, [] if self._ledger.base is None else self._relays()
+        here = (who for who in self._nodes if who not in no and self._pulse.alive(who))
+        return [who for who in here if not self._reach.misses(who, relays)]
+
+    def _live_relays(self) -> list[bytes]:
+        return [who for who in sorted(self._ledger.of("relay")) if self._pulse.alive(who)]
 
     def _relays(self) -> list[bytes]:
-        return [who for who in sorted(self._ledger.of("relay")) if self._pulse.alive(who)]
+        """Relays that everybody reaches."""
+        return self._reach.usable(self._live_relays(), self._working())
+
+    def _working(self) -> list[bytes]:
+        """Who is to be in the next tick; before the first state, whoever is here."""
+        if self._ledger.base is None:
+            return self._waiting()
+        gone = self._gone()
+        return [who for stage in self._ledger.members for who in stage if who not in gone]
+
+    def _apart(self) -> str:
+        """Who does not reach which relay, in words."""
+        relays = self._live_relays()
+        missed = {who: ", ".join(map(self._name, self._reach.misses(who, relays))) for who in self._working()}
+        return "; ".join(f"{self._name(who)} does not reach {names}" for who, names in missed.items() if names)
 
     def _leave(self, source: bytes) -> Effects:
         """A node wants to go: it may once nobody needs it."""
@@ -584,9 +609,11 @@ class Coordinator:
         lost = self._lost - self._renewing
         dead = [who for stage in ledger.present for who in stage if who in lost or not self._pulse.alive(who)]
         dead += [who for who in plan.relays if not self._pulse.alive(who)]
-        if not dead:
+        apart = self._reach.lasting(plan.relays, (who for stage in ledger.present for who in stage))
+        said = [*map(self._name, dead), *(f"{self._name(who)} from {self._name(relay)}" for who, relay in apart)]
+        if not said:
             return []
-        reason = f"gone: {', '.join(map(self._name, dead))}"[:300]
+        reason = f"gone: {', '.join(said)}"[:300]
         return self._end(Voided(tick=plan.tick, number=DIED, reason=reason))
 
     def _name(self, who: bytes) -> str:
@@ -735,6 +762,7 @@ class Coordinator:
         returning.look(everyone)
         if not returning.awaited:
             self._pulse.look()
+        self._reach.look()
         effects = returning.tell(self._ledger.joins[who].record for who in self._ledger.of("relay"))
         if returning.awaited or returning.held(everyone):
             effects += returning.ask(everyone)

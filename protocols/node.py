@@ -31,7 +31,7 @@ from .obeying import TIMER, Heard, Noted, Ordering, Orders
 from .passing import Passing
 from .pulse import BEAT_S, Beat
 from .recovery import Recall, knows
-from .release import Began, Opening, Ready, draw_members, order_key, tick_key, verify_opening
+from .release import Began, Opening, draw_members, order_key, tick_key, verify_opening
 from .round import Close, Sealed, Step, Stepped, Sum, Summed, Trouble, verify_sealed
 from .seat import Keys, Seat, Secrets
 from .session import Extend, Extended, Forget, Over
@@ -69,6 +69,12 @@ class Forgot(Event, frozen=True, kw_only=True):
     """Nothing of the session of this tick is left at this node."""
 
     tick: int
+
+
+class OutOfReach(Event, frozen=True, kw_only=True):
+    """Which relays do not answer this node has changed: keys, in hex, and where they listen."""
+
+    relays: tuple[str, ...]
 
 
 class Leaves(Event, frozen=True, kw_only=True):
@@ -121,6 +127,7 @@ class Node:
         self.orders = Orders(manifest)
         self._whereabouts = Whereabouts(manifest)
         self._granted = Granted(manifest)
+        self._unreached: tuple[str, ...] = ()  # as last said
         self._stood_still = 0  # newest tick of which an order made us drop our part
 
     @property
@@ -162,8 +169,9 @@ class Node:
         effects: Effects = [again]
         if not self._belonging.known:
             return [self._belonging.ask(), *effects]
+        effects += self._belonging.look(self._here(), quiet=quiet)
+        effects += self._say_reach()
         if quiet:
-            effects += [Send(relay, self._here()) for relay in sorted(self._belonging.relays)]
             if self._fetching is not None:
                 effects += self._fetching.ask()
             effects += self._say_ready()
@@ -209,7 +217,15 @@ class Node:
     def _say_ready(self) -> Effects:
         if not self._belonging.whole:
             return []
-        return [Send(self._manifest.coordinator, Ready(known=self._now(), joins=self._belonging.joins))]
+        return [Send(self._manifest.coordinator, self._belonging.ready(self._now()))]
+
+    def _say_reach(self) -> Effects:
+        """Say which relays do not answer, if that has changed."""
+        now = self._belonging.where()
+        if now == self._unreached:
+            return []
+        self._unreached = now
+        return [Announce(OutOfReach(relays=now))]
 
     def _now(self) -> int:
         return 0 if self._opening is None else self._opening.plan.tick
@@ -249,13 +265,21 @@ class Node:
                 return self._over(message)
             if isinstance(message, Close | Offers):
                 return self._in_tick(source, message, blobs)
-        elif source in self._belonging.relays and isinstance(message, Moved):
-            return self._whereabouts.learn(message)
-        elif source in self._belonging.relays and isinstance(message, Here):
-            return self._say_ready() if self._belonging.reach(source) else []
-        elif source in self._belonging.relays and isinstance(message, Frame | Sealed | Taken):
-            return self._in_tick(source, message, blobs)
+        elif source in self._belonging.relays:
+            return self._from_relay(source, message, blobs)
         raise Refused(210, f"a node reads no {type(message).__name__} of {source.hex()[:12]}")
+
+    def _from_relay(self, source: bytes, message: object, blobs: tuple[Blob, ...]) -> Effects:
+        effects: Effects = []
+        if isinstance(message, Moved):
+            effects = self._whereabouts.learn(message)
+        elif isinstance(message, Frame | Sealed | Taken):
+            effects = self._in_tick(source, message, blobs)
+        elif not isinstance(message, Here):
+            raise Refused(210, f"a node reads no {type(message).__name__} of {source.hex()[:12]}")
+        if self._belonging.reach(source):
+            effects = [*effects, *self._say_reach(), *self._say_ready()]
+        return effects
 
     def on_drawn(self, name: str, data: bytes) -> Effects:
         """This tick's randomness."""

@@ -210,12 +210,14 @@ class Ready(Message, frozen=True, array_like=True, kw_only=True):
     Nodes and relays say it now and then as long as they live: who is silent counts as dead.
 
     known: how many rows a gate has followed; for nodes and relays, the tick of their newest opening. joins: how many
-    joins a node or relay knows of. rows: how many rows from the first one on a gate keeps.
+    joins a node or relay knows of. rows: how many rows from the first one on a gate keeps. missing: relays that a node
+    does not reach.
     """
 
     known: Count
     joins: Count = 0
     rows: Count = 0
+    missing: Annotated[tuple[PublicKey, ...], msgspec.Meta(max_length=256)] = ()
 
 
 class Released(Message, frozen=True, array_like=True, kw_only=True):

@@ -79,7 +79,7 @@ class Status:
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
             return
-        now = (standing.state, standing.trouble, standing.rounds // (1 if self._json else EVERY))
+        now = (standing.state, standing.trouble, standing.unreached, standing.rounds // (1 if self._json else EVERY))
         if now == self._said:
             return
         self._said = now
@@ -95,12 +95,15 @@ class Status:
                     "tokens_per_second": standing.tokens_per_second,
                     "uploaded_bytes": self._uploaded(),
                     "trouble": standing.trouble,
+                    "unreached": standing.unreached,
                 }
             )
             return
         say(f"{standing.state}: {self._work()}" if standing.stage is not None else standing.state)
         if standing.trouble:
             say(f"could not finish {standing.trouble}")
+        if standing.unreached:
+            say(f"no answer of relay {standing.unreached}: does a firewall let this machine out to there?")
 
     def end(self) -> None:
         """Leave the screen as it is."""
@@ -137,6 +140,8 @@ class Status:
         yield "uploaded", _size(self._uploaded())
         if standing.trouble:
             yield "trouble", standing.trouble
+        if standing.unreached:
+            yield "no answer", f"of relay {standing.unreached}: does a firewall let this machine out to there?"
         if standing.is_leaving:
             yield "", LEAVING
 

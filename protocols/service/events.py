@@ -26,7 +26,7 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _log = logging.getLogger("interlock")
 
 # Events that a person looks for when something is wrong; the others are many.
-_NOTABLE = {"Refusal", "GaveUp", "Waiting", "GateDeclined", "GateRefused", "RunEnded"} | {
+_NOTABLE = {"Refusal", "GaveUp", "OutOfReach", "Waiting", "GateDeclined", "GateRefused", "RunEnded"} | {
     "Learnt",
     "Obeyed",
     "Resumed",

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ..effects import Event
 from ..manifest import Manifest
-from ..node import Adopted, GaveUp, NodeOpened
+from ..node import Adopted, GaveUp, NodeOpened, OutOfReach
 from ..seat import FrameSent
 
 RECENT = 10  # counted rounds that the speed is measured over
@@ -53,7 +53,8 @@ class Standing:
 
     Attributes:
         stage: which it was drawn to. rounds: those with work of ours that the run went on from. tokens: how many bytes
-            of text went through this node in them. trouble: the last tick that it could not finish, and why.
+            of text went through this node in them. trouble: the last tick that it could not finish, and why. unreached:
+            relays that do not answer.
     """
 
     manifest: Manifest | None = None
@@ -63,6 +64,7 @@ class Standing:
     rounds: int = 0
     tokens: int = 0
     trouble: str = ""
+    unreached: str = ""
     is_leaving: bool = False
     _work: dict[int, set[int]] = field(default_factory=dict)  # tick that trains -> micro-batches of ours
     _counted: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RECENT + 1))
@@ -84,6 +86,8 @@ class Standing:
             self._counted.append((now_s, self.tokens))
         elif isinstance(event, GaveUp):
             self.trouble = f"tick {event.tick}: E{event.number} {event.what}"
+        elif isinstance(event, OutOfReach):
+            self.unreached = ", ".join(event.relays)
 
     @property
     def tokens_per_second(self) -> float:
