@@ -25,14 +25,15 @@ from .progress import Evaluated, Mark, Trained, Void
 
 EVERY_S = 5.0  # between two disturbances, on average
 LONGEST_S = 10.0  # of one; a process that is silent for half as long counts as dead
+BARRED_S = 20.0  # likewise, of a relay's entrance; one that nodes do not reach for half as long is left out
 RECOVERY_S = 120.0  # that the run may take at the end to do without disturbances
 LEAVE_S = 15.0  # for a process that was asked to leave
 BURST_S = 0.4  # standing and going, where a process is slowed down
 
-# What can befall each kind of process.
+# What can befall each kind of process. A relay that is barred lives, and the coordinator hears it: nobody else does.
 KINDS = {
     "node": ("kill", "stop", "slow", "cut", "restart"),
-    "relay": ("kill", "stop", "slow", "cut", "restart"),
+    "relay": ("kill", "stop", "slow", "cut", "bar", "restart"),
     "gate": ("kill", "stop", "cut", "restart"),
     "coordinator": ("kill", "stop", "slow", "restart"),
 }
@@ -88,11 +89,13 @@ def acts(seed: int, *, every_s: float = EVERY_S) -> Iterator[Act]:
     roles = list(KINDS)
     while True:
         role = draw.choices(roles, weights=(5, 3, 2, 2))[0]
+        kind = draw.choice(KINDS[role])
+        longest_s = BARRED_S if kind == "bar" else LONGEST_S / 2 if role == "coordinator" else LONGEST_S
         yield Act(
             role=role,
-            kind=draw.choice(KINDS[role]),
+            kind=kind,
             pick=draw.random(),
-            seconds=round(draw.uniform(0.2, LONGEST_S if role != "coordinator" else LONGEST_S / 2), 2),
+            seconds=round(draw.uniform(0.2, longest_s), 2),
             after=round(draw.uniform(0.2, 1.8) * every_s, 2),
         )
 
@@ -196,6 +199,8 @@ class Chaos:
             children.send(process, signal.SIGINT)
         elif act.kind == "cut":
             self._local.cut(process)
+        elif act.kind == "bar":
+            self._local.bar(process)
         else:
             children.send(process, signal.SIGSTOP)
 
@@ -238,7 +243,7 @@ class Chaos:
                 return
             local.check()  # its end is noted before its next start
             local.restart(process)
-        elif kind == "cut":
+        elif kind in ("cut", "bar"):
             if not over:
                 return
             local.mend(process)

@@ -161,6 +161,11 @@ class Local:
         for link in self._links_of(name):
             self._links.cut(link)
 
+    def bar(self, name: str) -> None:
+        """Cut everybody off from a relay, and nobody from the coordinator. It takes `links`."""
+        assert self._links is not None
+        self._links.cut(f"to {name}")
+
     def mend(self, name: str) -> None:
         """Let it be reached again; what was under way is lost."""
         assert self._links is not None

@@ -19,7 +19,7 @@ from tests.runs import manifest
 from interlock.protocols.effects import Event
 from interlock.protocols.errors import Failed
 from interlock.protocols.service import chaos as module
-from interlock.protocols.service.chaos import KINDS, LONGEST_S, Chaos, acts
+from interlock.protocols.service.chaos import BARRED_S, KINDS, Chaos, acts
 from interlock.protocols.service.progress import Trained
 
 
@@ -27,7 +27,7 @@ def test_a_seed_brings_the_same_disturbances_and_all_kinds_of_them() -> None:
     first, again, other = (list(islice(acts(seed), 300)) for seed in (7, 7, 8))
     assert first == again != other
     assert {(act.role, act.kind) for act in first} == {(role, kind) for role, kinds in KINDS.items() for kind in kinds}
-    assert all(0 < act.seconds <= LONGEST_S and 0 <= act.pick < 1 and act.after > 0 for act in first)
+    assert all(0 < act.seconds <= BARRED_S and 0 <= act.pick < 1 and act.after > 0 for act in first)
 
 
 @dataclass
@@ -88,6 +88,9 @@ class Local:
         return self._ticks[tick]
 
     def cut(self, name: str) -> None:
+        self.unreached.add(name)
+
+    def bar(self, name: str) -> None:
         self.unreached.add(name)
 
     def mend(self, name: str) -> None:
