@@ -22,6 +22,7 @@ from .canonical import encode
 from .change import Offers
 from .collecting import Collecting
 from .corpus import Index
+from .doubt import Doubt
 from .effects import Admit, After, Announce, Blob, Effects, Event, Send, Stop
 from .errors import Failed, Refused
 from .fetching import ChunkIs, GetChunk, GetIndex, IndexIs
@@ -145,6 +146,7 @@ class Coordinator:
         self._nodes: dict[bytes, None] = {}  # that have reached the relays, in that order
         self._pulse = Pulse()  # of nodes and relays
         self._reach = Reach()
+        self._doubt = Doubt()
         self._lost: set[bytes] = set()  # members that started again, without the state that they held
         self._renewing: set[bytes] = set()  # those to whom the open tick gives a state
         self._hung: set[bytes] = set()  # that live and did not do their part of a tick
@@ -213,6 +215,7 @@ class Coordinator:
             return self._end(Voided(tick=plan.tick, number=331, reason="a session did not end in its time"))
         missing = self._collecting.missing
         self._hung.update(missing)
+        self._doubt.turn(sorted(plan.relays))
         said = ", ".join(map(self._name, missing)) or "nobody; a message was lost"
         return self._end(Voided(tick=plan.tick, number=330, reason=f"not in its time; missing: {said}"[:300]))
 
@@ -434,6 +437,7 @@ class Coordinator:
         if role not in ("node", "relay"):
             return []
         self._pulse.heard(source)
+        self._doubt.trust(source)
         self._hung.discard(source)
         self._leaving.discard(source)
         self._reach.hear(source, ())
@@ -627,7 +631,7 @@ class Coordinator:
         plan = next_plan(
             ledger,
             self._manifest,
-            relays=self._relays(),
+            relays=self._doubt.without(self._relays()),
             waiting=self._waiting(),
             gone=self._gone(),
             leaving=self._leaving,
@@ -720,6 +724,9 @@ class Coordinator:
         if message.number == 308:
             self._lost.add(source)
             return self._bury()
+        plan = self._ledger.plan
+        if plan is not None and message.suspect in plan.relays:
+            self._doubt.suspect(message.suspect)
         reason = f"{source.hex()[:12]}: {message.what}"[:300]
         number, where, bits = message.number, message.where, message.bits
         return self._end(Voided(tick=message.tick, number=number, reason=reason, where=where, bits=bits))
@@ -763,10 +770,11 @@ class Coordinator:
         if not returning.awaited:
             self._pulse.look()
         self._reach.look()
+        asked: Effects = [Send(who, Recall(first=0)) for who in self._reach.complaining if self._pulse.alive(who)]
         effects = returning.tell(self._ledger.joins[who].record for who in self._ledger.of("relay"))
         if returning.awaited or returning.held(everyone):
             effects += returning.ask(everyone)
-        return [*effects, *self._attend(), *self._bury(), *self._advance()]
+        return [*effects, *asked, *self._attend(), *self._bury(), *self._advance()]
 
     def _look_for_gates(self, recalling: Recalling) -> Effects:
         if recalling.found is not None:

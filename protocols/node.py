@@ -543,6 +543,7 @@ class Node:
             what=f"{error.what[:250]}{' by ' if suspect else ''}{suspect.hex()[:12]}",
             where=max(0, boundary if error.number == 402 else seat.stage),
             bits=error.bits if isinstance(error, Overflowed) else 0,
+            suspect=suspect or None,
         )
         return [
             Send(self._manifest.coordinator, trouble),

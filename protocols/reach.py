@@ -22,6 +22,11 @@ class Reach:
         if now := {relay: before.get(relay, 0) for relay in missing}:
             self._missed[node] = now
 
+    @property
+    def complaining(self) -> list[bytes]:
+        """Nodes that do not reach some relay, as far as we know: that they do again may have gone unheard."""
+        return sorted(self._missed)
+
     def look(self) -> None:
         """The interval is over."""
         for missed in self._missed.values():

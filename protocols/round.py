@@ -148,7 +148,7 @@ class Trouble(Message, frozen=True, array_like=True, kw_only=True):
     """A node cannot finish a tick: the attempt must be void.
 
     number: of the error. For E402, gradients at boundary `where` need `bits` more than their exponent leaves; for
-    E403, gradient sums of stage `where`.
+    E403, gradient sums of stage `where`. suspect: whose bytes were wrong, if the node knows.
     """
 
     tick: Count
@@ -156,6 +156,7 @@ class Trouble(Message, frozen=True, array_like=True, kw_only=True):
     what: Annotated[str, msgspec.Meta(max_length=300)]
     where: Place = 0
     bits: Bits = 0
+    suspect: PublicKey | None = None
 
 
 class Sealed(Message, frozen=True, array_like=True, kw_only=True):

@@ -1,16 +1,22 @@
-"""Relays that live and that somebody does not reach: no tick waits for them, and nobody dies of it."""
+"""Relays that live, and that somebody does not reach or that do not carry: they are left out, and nobody dies of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.protocols.world import Sent, World
 from tests.runs import identity, manifest
 
-from interlock.protocols.coordinator import RunEnded, Waiting
+from interlock.protocols.boundary import Frame
+from interlock.protocols.coordinator import Coordinator, RunEnded, Waiting
+from interlock.protocols.doubt import Doubt
+from interlock.protocols.effects import Blob
 from interlock.protocols.journal import DIED, Changed, Committed, Planned, Voided
 from interlock.protocols.node import OutOfReach
 from interlock.protocols.reach import LASTING_LOOKS, Reach
@@ -64,6 +70,27 @@ def test_who_is_cut_off_has_said_of_every_relay_for_long_that_it_is_out_of_reach
         assert set(reach.lasting([A, B], [X, Y])) == lasting
         assert reach.cut_off([A, B], [X, Y]) == {n for n in (X, Y) if {(n, A), (n, B)} <= lasting}
     assert reach.cut_off([], [X, Y]) == set()
+
+
+# --- what nobody knows ---
+
+
+def test_relays_are_suspected_in_turn_and_never_all() -> None:
+    doubt = Doubt()
+    assert doubt.without([A, B]) == [A, B]
+    doubt.turn([A, B])
+    assert doubt.without([A, B]) == [B]
+    doubt.turn([B])
+    assert doubt.without([A, B]) == [A]
+    assert doubt.without([B]) == [B]
+    doubt.turn([A])
+    assert doubt.without([A, B]) == [B]
+    doubt.suspect(B)
+    assert doubt.without([A, B]) == [A]
+    doubt.trust(A)
+    assert doubt.without([A, B]) == [A]
+    doubt.trust(B)
+    assert doubt.without([A, B]) == [A, B]
 
 
 # --- whole runs ---
@@ -165,3 +192,55 @@ def test_a_run_begins_once_everybody_reaches_every_relay_that_it_needs() -> None
     assert run.seen(Waiting)[-1].what.startswith(waits)
     cuts.between(relays=())
     assert whole(run.run())
+
+
+@pytest.mark.parametrize("relay", [0, 1])
+def test_a_relay_that_changes_every_frame_costs_one_tick_and_is_used_no_more(relay: int) -> None:
+    def spoilt(sent: Sent) -> list[Sent]:
+        if not isinstance(sent.message, Frame) or sent.source != f"relay{relay}":
+            return [sent]
+        data = bytearray(sent.blobs[0].data)
+        data[5] ^= 1
+        return [replace(sent, blobs=(Blob(data),))]
+
+    run = World(manifest(training=TRAINING), change=spoilt).run()
+    assert whole(run)
+    (void,) = bodies(run, Voided)
+    assert void.number == 306
+    later = {body.plan.relays for body in bodies(run, Planned) if body.plan.tick > void.tick}
+    assert later == {(RELAY[1 - relay],)}
+    assert sum(map(len, bodies(run, Changed)[-1].members)) == 6
+
+
+@pytest.mark.parametrize("relay", [0, 1])
+def test_a_relay_that_swallows_frames_ends_no_run(relay: int) -> None:
+    """It is heard and it answers; ticks end for it only when their patience does."""
+
+    def swallowed(sent: Sent) -> list[Sent]:
+        return [] if isinstance(sent.message, Frame) and sent.source == f"relay{relay}" else [sent]
+
+    run = World(manifest(training=TRAINING), change=swallowed, rings_max=3)
+    for _ in range(4):
+        run.run()
+        if run.seen(RunEnded):
+            break
+        tick = bodies(run, Planned)[-1].plan.tick
+        run.tell("coordinator", partial(Coordinator.on_timer, name=f"patience {tick}"))
+    assert whole(run)
+    assert {void.number for void in bodies(run, Voided)} == {330}
+    assert bodies(run, Planned)[-1].plan.relays == (RELAY[1 - relay],)
+
+
+def test_a_relay_that_is_suspected_is_used_again_when_it_starts_again() -> None:
+    spoils = True
+
+    def spoilt(sent: Sent) -> list[Sent]:
+        if not spoils or not isinstance(sent.message, Frame) or sent.source != "relay0":
+            return [sent]
+        return [replace(sent, blobs=(Blob(bytes(sent.blobs[0].data)[::-1]),))]
+
+    run = World(manifest(training=TRAINING), change=spoilt).run(until=after(1))
+    spoils = False
+    run.restart("relay0")
+    assert whole(run.run())
+    assert set(bodies(run, Planned)[-1].plan.relays) == set(RELAY)
