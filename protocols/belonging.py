@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from .boundary import Here
 from .effects import Connect, Effects, Send
 from .manifest import Manifest
 from .members import Join, Roster, Still, verify_join
 from .release import Ready
+
+ASKED_LOOKS = 2  # a busy relay may be slow to answer once
+AGAIN_LOOKS = 16  # between two questions to a relay that does not answer, while everything else goes on
 
 
 class Belonging:
@@ -14,7 +19,7 @@ class Belonging:
 
     Attributes:
         welcomed: whether the coordinator let us in. relays: who joined, and where they listen. reached: those that
-            have answered us. missing: those that did not when they were last asked.
+            have answered us.
     """
 
     def __init__(self, manifest: Manifest, join: Join) -> None:
@@ -22,14 +27,20 @@ class Belonging:
         self.welcomed = False
         self.relays: dict[bytes, str] = {}
         self.reached: set[bytes] = set()
-        self.missing: set[bytes] = set()
-        self._asked: set[bytes] = set()  # and did not answer yet
+        self._asked: set[bytes] = set()  # since the last look, and did not answer yet
+        self._unanswered: Counter[bytes] = Counter()  # looks at which an answer was missing, one after another
+        self._looks = 0
         self._joined: set[bytes] = set()
 
     @property
     def known(self) -> bool:
         """Whether we are in, and know a relay."""
         return self.welcomed and bool(self.relays)
+
+    @property
+    def missing(self) -> set[bytes]:
+        """Relays that did not answer when they were asked again and again."""
+        return {relay for relay, looks in self._unanswered.items() if looks >= ASKED_LOOKS}
 
     @property
     def joins(self) -> int:
@@ -82,15 +93,21 @@ class Belonging:
         return effects
 
     def look(self, here: Here, *, quiet: bool) -> Effects:
-        """See which relays answered since the last look, and ask again: all when it has been quiet, or the missing."""
-        self.missing |= self._asked
-        self._asked = set(self.relays) if quiet else set(self.missing)
+        """Ask relays whether they are there: all when it has been quiet, else those that did not answer, now and then.
+
+        What is said to a relay that is gone waits for it, so it should not be much.
+        """
+        for relay in self._asked:
+            self._unanswered[relay] += 1
+        self._looks += 1
+        again = self._unanswered if self._looks % AGAIN_LOOKS == 0 else ()
+        self._asked = set(self.relays if quiet else again)
         return [Send(relay, here) for relay in sorted(self._asked)]
 
     def reach(self, relay: bytes) -> bool:
         """Something came of a relay; whether it is news that we reach it."""
         new = relay not in self.reached or relay in self.missing
         self.reached.add(relay)
-        self.missing.discard(relay)
         self._asked.discard(relay)
+        del self._unanswered[relay]
         return new

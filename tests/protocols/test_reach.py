@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.protocols.world import Sent, World
 from tests.runs import identity, manifest
 
+from interlock.protocols.belonging import AGAIN_LOOKS
 from interlock.protocols.boundary import Frame
 from interlock.protocols.coordinator import Coordinator, RunEnded, Waiting
 from interlock.protocols.doubt import Doubt
@@ -152,7 +153,8 @@ def test_a_relay_is_used_again_once_all_reach_it() -> None:
     run.run(until=lambda w: bool(bodies(w, Voided)))
     run.run(until=after(2))
     cuts.between(relays=())
-    run.tell("node0", lambda node: node.on_timer("look"))  # it asks again, however much comes by the other relay
+    for _ in range(AGAIN_LOOKS):  # it asks again, however much comes by the other relay
+        run.tell("node0", lambda node: node.on_timer("look"))
     run.run()
     assert whole(run)
     assert set(bodies(run, Planned)[-1].plan.relays) == set(RELAY)
