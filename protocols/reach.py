@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-LASTING_LOOKS = 10  # after so many looks a relay that was not reached will not be in this tick
+LASTING_LOOKS = 10  # after so many a tick waits no longer for a node and a relay that are apart
 
 
 class Reach:
