@@ -58,10 +58,7 @@ from .recalling import Recalling, damaged, forgotten
 from .recovery import Found, Past, Recall, Recalled, Recovered, lost, newer
 from .release import Began, Declined, Opening, Plan, Ready, Release, Released, Session, verify_opening
 from .returning import Returning
-from .round import (
-    Close,
-    Trouble,
-)
+from .round import Close, Trouble
 from .session import (
     AFTER_TRAINING_S,
     GRACE_S,
@@ -770,7 +767,8 @@ class Coordinator:
         if not returning.awaited:
             self._pulse.look()
         self._reach.look()
-        asked: Effects = [Send(who, Recall(first=0)) for who in self._reach.complaining if self._pulse.alive(who)]
+        complaining = self._reach.complaining(self._live_relays())
+        asked: Effects = [Send(who, Recall(first=0)) for who in complaining if self._pulse.alive(who)]
         effects = returning.tell(self._ledger.joins[who].record for who in self._ledger.of("relay"))
         if returning.awaited or returning.held(everyone):
             effects += returning.ask(everyone)

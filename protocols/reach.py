@@ -22,10 +22,9 @@ class Reach:
         if now := {relay: before.get(relay, 0) for relay in missing}:
             self._missed[node] = now
 
-    @property
-    def complaining(self) -> list[bytes]:
-        """Nodes that do not reach some relay, as far as we know: that they do again may have gone unheard."""
-        return sorted(self._missed)
+    def complaining(self, relays: Collection[bytes]) -> list[bytes]:
+        """Nodes that miss one of these relays, as far as we know: that they reach it again may have gone unheard."""
+        return [node for node in sorted(self._missed) if self.misses(node, relays)]
 
     def look(self) -> None:
         """The interval is over."""

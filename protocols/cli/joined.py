@@ -103,7 +103,7 @@ class Status:
         if standing.trouble:
             say(f"could not finish {standing.trouble}")
         if standing.unreached:
-            say(f"no answer of relay {standing.unreached}: does a firewall let this machine out to there?")
+            say(f"no answer of relay {standing.unreached}: is it running, and does a firewall let this machine out?")
 
     def end(self) -> None:
         """Leave the screen as it is."""
@@ -141,7 +141,10 @@ class Status:
         if standing.trouble:
             yield "trouble", standing.trouble
         if standing.unreached:
-            yield "no answer", f"of relay {standing.unreached}: does a firewall let this machine out to there?"
+            yield (
+                "no answer",
+                f"of relay {standing.unreached}: is it running, and does a firewall let this machine out?",
+            )
         if standing.is_leaving:
             yield "", LEAVING
 
