@@ -75,7 +75,7 @@ class Belonging:
             Refused: a relay's join is not in order.
         """
         effects: Effects = []
-        self._joined.update(join.record.identity for join in roster.joins)
+        self._joined = roster.known(self._joined)
         for join in roster.joins:
             record = join.record
             if record.role != "relay" or self.relays.get(record.identity) == record.address:

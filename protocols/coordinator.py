@@ -399,7 +399,7 @@ class Coordinator:
         others = [who for who, j in self._ledger.joins.items() if who != source and j.record.role != "gate"]
         if record.role != "gate":
             effects.append(Send(source, self._roster()))
-        effects += [Send(who, Roster(joins=(join,))) for who in others]
+        effects += [Send(who, Roster(joins=(join,), whole=False)) for who in others]
         return [*effects, *self.orders.remind(source), *self._back(source), *self._advance()]
 
     def _check_move(self, known: Record, record: Record) -> None:

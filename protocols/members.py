@@ -143,9 +143,15 @@ class Welcome(Message, frozen=True, array_like=True, kw_only=True):
 
 
 class Roster(Message, frozen=True, array_like=True, kw_only=True):
-    """Joins of the run, for relays to admit and nodes to find relays: all so far, or one that is new."""
+    """Joins of the run, for relays to admit and nodes to find relays: the whole of them, or one that is new."""
 
     joins: Annotated[tuple[Join, ...], msgspec.Meta(max_length=4096)]
+    whole: bool = True
+
+    def known(self, before: set[bytes]) -> set[bytes]:
+        """Of whom somebody knows who knew `before`, and nobody who has dropped out of the whole."""
+        named = {join.record.identity for join in self.joins}
+        return named if self.whole else before | named
 
 
 def verify_join(

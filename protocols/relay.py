@@ -178,7 +178,7 @@ class Relay:
 
     def _admit(self, roster: Roster) -> Effects:
         effects: Effects = []
-        self._joined.update(join.record.identity for join in roster.joins)
+        self._joined = roster.known(self._joined)
         for join in roster.joins:
             record, invitation = join.record, join.invitation
             if record.role not in ("node", "asker") or record.identity in self._known:

@@ -12,7 +12,7 @@ from tests.protocols.world import number_of
 from tests.runs import identity
 
 from interlock.protocols.canonical import decode, encode
-from interlock.protocols.members import Invitation, Join, Record, make_invitation, make_record, verify_join
+from interlock.protocols.members import Invitation, Join, Record, Roster, make_invitation, make_record, verify_join
 
 RUN = b"r" * 32
 KEYHOLDERS = frozenset(identity(name).public for name in ("ada", "bela"))
@@ -113,3 +113,12 @@ def test_moving_bytes_between_operator_and_address_does_not_verify(operator: str
 def test_a_join_reads_back_from_its_bytes() -> None:
     asked = join(invited=invitation())
     assert decode(encode(asked), Join) == asked
+
+
+def test_the_whole_roster_takes_the_place_of_what_was_known_and_a_part_is_added() -> None:
+    first, second = (
+        Join(record=make_record(identity(name), "node", name), invitation=None) for name in ("node0", "node1")
+    )
+    one, two = first.record.identity, second.record.identity
+    assert Roster(joins=(first,)).known({two}) == {one}
+    assert Roster(joins=(first,), whole=False).known({two}) == {one, two}

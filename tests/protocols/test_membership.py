@@ -279,7 +279,8 @@ def test_who_joins_is_told_of_everybody_and_the_others_of_one_more() -> None:
     world = World(manifest(training=TRAINING)).run()
     told: set[str] = set()
     for sent in world.all_sent(Roster):
-        assert len(sent.message.joins) == 1 or sent.to not in told
+        assert sent.message.whole == (sent.to not in told)
+        assert sent.message.whole or len(sent.message.joins) == 1
         told.add(sent.to)
     assert len(told) == 8
 
@@ -288,7 +289,7 @@ def test_a_roster_that_was_lost_comes_again() -> None:
     """Node 0 hears of nobody who joins after it, until it says of how many it knows."""
 
     def change(sent: Sent) -> list[Sent]:
-        one = isinstance(sent.message, Roster) and len(sent.message.joins) == 1
+        one = isinstance(sent.message, Roster) and not sent.message.whole
         return [] if one and sent.to == "node0" else [sent]
 
     world = World(manifest(training=TRAINING), change=change).run()
