@@ -11,7 +11,7 @@ from .members import Join, Roster, Still, verify_join
 from .release import Ready
 
 ASKED_LOOKS = 2  # a busy relay may be slow to answer once
-AGAIN_LOOKS = 16  # between two questions to a relay that does not answer, while everything else goes on
+EAGER_LOOKS, RARE_LOOKS = 32, 16  # so often it is asked at every look, and then at one of so many
 
 
 class Belonging:
@@ -93,15 +93,16 @@ class Belonging:
         return effects
 
     def look(self, here: Here, *, quiet: bool) -> Effects:
-        """Ask relays whether they are there: all when it has been quiet, else those that did not answer, now and then.
+        """Ask relays whether they are there: all when it has been quiet, else those that did not answer.
 
-        What is said to a relay that is gone waits for it, so it should not be much.
+        What is said to a relay that is gone waits for it, so that after a while it is asked now and then only.
         """
         for relay in self._asked:
             self._unanswered[relay] += 1
         self._looks += 1
-        again = self._unanswered if self._looks % AGAIN_LOOKS == 0 else ()
-        self._asked = set(self.relays if quiet else again)
+        turn = self._looks % RARE_LOOKS == 0
+        again = {relay for relay, looks in self._unanswered.items() if turn or looks < EAGER_LOOKS}
+        self._asked = set(self.relays) if quiet else again
         return [Send(relay, here) for relay in sorted(self._asked)]
 
     def reach(self, relay: bytes) -> bool:

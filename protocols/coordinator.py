@@ -678,7 +678,8 @@ class Coordinator:
         """The plan under way is open."""
         ledger, plan = self._ledger, opening.plan
         effects = self._write(_opened_row(opening))
-        self._renewing = set(self._collecting.newcomers)
+        # Nobody had a state before the start.
+        self._renewing = self._holders() if plan.change == "start" else set(self._collecting.newcomers)
         effects += [Send(who, opening) for who in (*ledger.of("relay"), *ledger.of("node"))]
         effects += [Send(who, self._began()) for who in self._collecting.newcomers]
         effects += [Send(who, Left()) for who in sorted(self._leaving - self._holders())]
@@ -734,7 +735,7 @@ class Coordinator:
         if isinstance(body, Voided) and plan.change == "members":
             body = msgspec.structs.replace(body, members=self._ledger.present)
         elif isinstance(body, Changed):
-            self._lost.difference_update(self._collecting.newcomers)
+            self._lost -= self._renewing
         if plan.session is not None:  # an open one is forgotten by all who may have taken part
             over = Over(tick=plan.tick)
             effects = [Send(who, over) for who in (*self._collecting.everyone, *plan.relays)]

@@ -297,3 +297,15 @@ def test_a_roster_that_was_lost_comes_again() -> None:
     assert len(world.roles["coordinator"]._ledger.joins) == 11
     assert world.roles["node0"]._belonging.joins == 11
     assert max(len(sent.message.joins) for sent in world.all_sent(Roster) if sent.to == "node0") == 11
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_node_may_start_again_while_the_run_starts(times: int) -> None:
+    world = World(manifest(training=TRAINING))
+    for tick in range(1, times + 2):
+        world.run(until=lambda w, tick=tick: tick in {event.tick for event in w.seen(NodeOpened)})
+        if tick <= times:
+            world.restart("node3")
+    world.tell("coordinator", lambda coordinator: coordinator.on_timer("look"))
+    assert ended(world.run())
+    assert [void.reason for void in bodies(world, Voided)] == ["gone: node3"] * times

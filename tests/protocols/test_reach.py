@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from tests.protocols.world import Sent, World
 from tests.runs import identity, manifest
 
-from interlock.protocols.belonging import AGAIN_LOOKS
-from interlock.protocols.boundary import Frame
+from interlock.protocols.belonging import ASKED_LOOKS, EAGER_LOOKS, RARE_LOOKS, Belonging
+from interlock.protocols.boundary import Frame, Here
 from interlock.protocols.coordinator import Coordinator, RunEnded, Waiting
 from interlock.protocols.doubt import Doubt
 from interlock.protocols.effects import Blob
 from interlock.protocols.journal import DIED, Changed, Committed, Planned, Voided
+from interlock.protocols.members import Join, make_record
 from interlock.protocols.node import OutOfReach
 from interlock.protocols.reach import LASTING_LOOKS, Reach
 
@@ -94,6 +95,27 @@ def test_relays_are_suspected_in_turn_and_never_all() -> None:
     assert doubt.without([A, B]) == [A, B]
 
 
+# --- how a node finds out ---
+
+
+def test_a_relay_is_asked_eagerly_and_then_now_and_then_and_is_missing_from_the_second_silence_on() -> None:
+    here = Here(tick=0, have=())
+    node = Belonging(manifest(), Join(record=make_record(identity("node0"), "node", "node0"), invitation=None))
+    node.relays = dict.fromkeys(RELAY, "sim://")
+    assert len(node.look(here, quiet=True)) == 2
+    node.reach(RELAY[1])
+    for silent in range(1, EAGER_LOOKS):
+        assert [send.to for send in node.look(here, quiet=False)] == [RELAY[0]], silent
+        assert node.missing == ({RELAY[0]} if silent >= ASKED_LOOKS else set())
+    later = [bool(node.look(here, quiet=False)) for _ in range(4 * RARE_LOOKS)]
+    assert sum(later) == 4
+    assert len(node.look(here, quiet=True)) == 2
+    assert node.reach(RELAY[0]) and not node.missing
+    assert not node.reach(RELAY[0])
+    node.reach(RELAY[1])
+    assert not node.look(here, quiet=False)
+
+
 # --- whole runs ---
 
 
@@ -153,8 +175,7 @@ def test_a_relay_is_used_again_once_all_reach_it() -> None:
     run.run(until=lambda w: bool(bodies(w, Voided)))
     run.run(until=after(2))
     cuts.between(relays=())
-    for _ in range(AGAIN_LOOKS):  # it asks again, however much comes by the other relay
-        run.tell("node0", lambda node: node.on_timer("look"))
+    run.tell("node0", lambda node: node.on_timer("look"))  # it asks again, however much comes by the other relay
     run.run()
     assert whole(run)
     assert set(bodies(run, Planned)[-1].plan.relays) == set(RELAY)
