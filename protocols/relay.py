@@ -217,7 +217,6 @@ class Relay:
         self._kept_bytes = 0
 
     def _carry(self, source: bytes, message: Frame | Sealed | Taken, blobs: tuple[Blob, ...]) -> Effects:
-        self._watch.moved()
         tick = message.header.unit.tick if isinstance(message, Frame) else message.tick
         now = 0 if self._opening is None else self._opening.plan.tick
         if tick == now + 1 and len(self._early) < EARLY_MAX:
@@ -225,6 +224,7 @@ class Relay:
             return []
         if tick != now or self._opening is None:
             raise Refused(304, f"traffic of {source.hex()[:12]}", expected=f"tick {now}", actual=f"tick {tick}")
+        self._watch.moved()  # other traffic does not: we may have missed its opening, and ask when it is quiet
         if isinstance(message, Frame):
             return self._frame(source, message, blobs)
         if isinstance(message, Taken):

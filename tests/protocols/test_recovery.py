@@ -161,3 +161,29 @@ def test_a_start_that_is_void_is_drawn_anew(undisturbed: World) -> None:
     drawn = [draw_members(starts[tick], world.manifest) for tick in (1, 2)]
     assert drawn[0] != drawn[1]
     assert len(states(world.rows())) == len(states(undisturbed.rows()))
+
+
+def restarts(world: World, seed: int, *, most: int) -> World:
+    """Processes start again at random, nodes not so often that a stage could lose all its replicas."""
+    rng, left, last = random.Random(seed), most, 0
+    names = ["coordinator", "ada", "bela", "cleo", "relay0", "relay1", *world.engines]
+    while left and not world.seen(RunEnded) and not any(world.stopped.values()):
+        steps = iter(range(rng.randrange(50, 3000)))
+        world.run(until=lambda w, steps=steps: next(steps, None) is None)
+        name, rows = rng.choice(names), len(world.rows())
+        if name in world.engines and rows > 11 and rows - last < 25:
+            continue
+        last = rows if name in world.engines else last
+        left -= 1
+        world.restart(name)
+    return world.run()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 6, 18, 34])  # the last three once found a relay that never asked
+def test_messages_may_be_lost_while_processes_start_again(seed: int) -> None:
+    share = random.Random(seed).choice([0.05, 0.15])
+    made = World(manifest(training=TRAINING), change=lost_often(seed, share), rings_max=400, spares=1)
+    world = restarts(made, seed, most=6)
+    assert world.seen(RunEnded) and not any(world.stopped.values())
+    rounds = [row.body.round for row in world.rows() if isinstance(row.body, Committed)]
+    assert rounds == sorted(rounds) and rounds[-1] == world.manifest.training.rounds

@@ -11,9 +11,9 @@ from tests.runs import identity
 
 from interlock.protocols.boundary import Frame, Taken, frame_size, planned
 from interlock.protocols.effects import Admit, Announce, Blob, Effects, Send
-from interlock.protocols.members import Roster
+from interlock.protocols.members import Roster, Welcome
 from interlock.protocols.relay import EARLY_MAX, Carried, Relay
-from interlock.protocols.release import draw_members
+from interlock.protocols.release import Ready, draw_members
 from interlock.protocols.round import Sealed, make_sealed
 
 TICK = 4
@@ -236,3 +236,18 @@ def test_sealed_traffic_is_signed_and_among_members(world: World) -> None:
     assert number(signed(sent.source, "eve")) == 305
     assert number(signed("eve", sent.source), source="eve") == 305
     assert number(signed(sent.source, "node0" if sent.source != "node0" else "node1")) == 0
+
+
+def test_traffic_of_a_tick_that_it_does_not_know_keeps_no_relay_from_asking(world: World, frames: list[Sent]) -> None:
+    """A relay that starts again in the middle of a tick is sent much of which it can make nothing."""
+    driven = Driven(world, tick=0)
+    driven.relay.on_message(COORDINATOR, Welcome(manifest=b""), ())
+    driven.relay.on_timer("look")
+    assert driven.number(frames[0]) == 304
+    assert any(
+        isinstance(effect, Send) and isinstance(effect.message, Ready) for effect in driven.relay.on_timer("look")
+    )
+    driven.open(TICK)
+    driven.relay.on_timer("look")
+    driven.hear(frames[0])
+    assert not any(isinstance(effect, Send) for effect in driven.relay.on_timer("look"))
