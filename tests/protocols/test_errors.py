@@ -202,7 +202,7 @@ def test_more_of_a_role_than_a_run_may_have_are_refused(
 
 
 def test_everyone_whom_a_run_may_have_fits_into_one_roster() -> None:
-    (joins,) = msgspec.inspect.type_info(Roster).fields
+    joins, *_ = msgspec.inspect.type_info(Roster).fields
     assert sum(JOINS_MAX.values()) + GATES_MAX <= joins.type.max_length
 
 
