@@ -29,8 +29,8 @@ Memory: TypeAlias = Callable[[int, Array, Array], tuple[Array, Array]]
 PIECE = 32
 """Tokens that are decoded at once. With single ones for the rest, two programs decode texts of every length."""
 
-# For GPUs: products by the vendor's library, as it chooses. To time other ways first takes minutes for each program
-# on one core, and a tick does not wait so long. On other devices these say nothing.
+# For GPUs: products by the vendor's library, as it chooses. To time other ways first took over half a minute for each
+# program on one core of a machine with an H100, this takes two seconds. On other devices these say nothing.
 _jit = partial(jax.jit, compiler_options={"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False})
 _product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 

@@ -33,7 +33,6 @@ from .journal import (
     Changed,
     Closed,
     Joined,
-    Opened,
     Ordered,
     Planned,
     Row,
@@ -55,7 +54,7 @@ from .proposal import Propose
 from .pulse import BEAT_S, Beat, Pulse
 from .reach import Reach
 from .recalling import Recalling, damaged, forgotten
-from .recovery import Found, Past, Recall, Recalled, Recovered, lost, newer
+from .recovery import Found, Past, Recall, Recalled, Recovered, lost, newer, opened_row
 from .release import Began, Declined, Opening, Plan, Ready, Release, Released, Session, verify_opening
 from .returning import Returning
 from .round import Close, Trouble
@@ -217,6 +216,7 @@ class Coordinator:
         return self._end(Voided(tick=plan.tick, number=330, reason=f"not in its time; missing: {said}"[:300]))
 
     def _give_up(self) -> Effects:
+        """End the run if a stage is still orphaned: nobody can make its state again."""
         if not self._orphaned or self._ended:
             return []
         stages = ", ".join(map(str, orphaned(self._ledger, self._gone())))
@@ -536,10 +536,10 @@ class Coordinator:
         need = manifest.committee.release
         here = f"{gates} gates of at least {need}{', without ' if gates < need else ''}"
         here += ", ".join(self._away()) if gates < need else ""
-        apart = self._apart()
         if ledger.base is None:
             wanted, nodes = manifest.stages * manifest.replicas, len(self._waiting())
             if nodes < wanted or len(relays) < manifest.relays or gates < need:
+                apart = self._apart()
                 found = f"{len(relays)} of {manifest.relays} relays{apart and f' ({apart})'}"
                 return f"{nodes} of {wanted} nodes, {found}, {here}", []
             return "", []
@@ -550,6 +550,7 @@ class Coordinator:
             waits: Effects = [] if was else [After(self._patience_s, "orphaned")]
             return f"{names}, who alone hold stage {', '.join(map(str, stages))}", waits
         if not relays:
+            apart = self._apart()
             return f"a relay{apart and f' that all members reach: {apart}'}", []
         return ("" if gates >= need else here), []
 
@@ -677,7 +678,7 @@ class Coordinator:
     def _opened(self, opening: Opening) -> Effects:
         """The plan under way is open."""
         ledger, plan = self._ledger, opening.plan
-        effects = self._write(_opened_row(opening))
+        effects = self._write(opened_row(opening))
         # Nobody had a state before the start.
         self._renewing = self._holders() if plan.change == "start" else set(self._collecting.newcomers)
         effects += [Send(who, opening) for who in (*ledger.of("relay"), *ledger.of("node"))]
@@ -810,7 +811,7 @@ class Coordinator:
         if found.opening is not None:
             if ledger.plan is None:
                 effects += self._write(Planned(plan=found.opening.plan))
-            effects += self._write(_opened_row(found.opening))
+            effects += self._write(opened_row(found.opening))
         if found.plan is not None:
             effects += self._write(Planned(plan=found.plan))
         if ledger.plan is not None and not ledger.is_open and recalling.released(ledger.plan):
@@ -927,10 +928,6 @@ def text_hash(text: str) -> bytes:
 
 def _session(asker: bytes, ask: Ask, seconds: int) -> Session:
     return Session(asker=asker, number=ask.number, shapes=ask.shapes, length=ask.length, seconds=seconds)
-
-
-def _opened_row(opening: Opening) -> Opened:
-    return Opened(tick=opening.plan.tick, plan=opening.plan.digest, releases=opening.releases)
 
 
 def _moved(known: Record, record: Record) -> bool:

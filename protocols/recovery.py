@@ -252,7 +252,7 @@ class Recovery:
         planned = following[0].body if following else None
         if opening is not None and isinstance(planned, Planned) and planned.plan == opening.plan:
             held = [row for row in self._chain[end:] if isinstance(row.body, Opened)]
-            if not held or held[0].body == _opened(opening):
+            if not held or held[0].body == opened_row(opening):
                 return Found(tuple(self._chain), None if held else opening, None)
         return Found(tuple(self._chain[:end]), opening, plan)
 
@@ -299,7 +299,8 @@ class Recovery:
         self._source = None
 
 
-def _opened(opening: Opening) -> Opened:
+def opened_row(opening: Opening) -> Opened:
+    """What a journal says of an opening; its plan is in the row before."""
     return Opened(tick=opening.plan.tick, plan=opening.plan.digest, releases=opening.releases)
 
 

@@ -103,7 +103,7 @@ class Status:
         if standing.trouble:
             say(f"could not finish {standing.trouble}")
         if standing.unreached:
-            say(f"no answer of relay {standing.unreached}: is it running, and does a firewall let this machine out?")
+            say(f"no answer {_of(standing.unreached)}")
 
     def end(self) -> None:
         """Leave the screen as it is."""
@@ -141,12 +141,13 @@ class Status:
         if standing.trouble:
             yield "trouble", standing.trouble
         if standing.unreached:
-            yield (
-                "no answer",
-                f"of relay {standing.unreached}: is it running, and does a firewall let this machine out?",
-            )
+            yield "no answer", _of(standing.unreached)
         if standing.is_leaving:
             yield "", LEAVING
+
+
+def _of(relays: str) -> str:
+    return f"of relay {relays}: is it running, and does a firewall let this machine out?"
 
 
 def _size(count: int) -> str:

@@ -10,7 +10,7 @@ from tests.runs import identity, manifest
 
 from interlock.protocols.cli.joined import LEAVING, Status
 from interlock.protocols.cli.serve import Computing, Limits
-from interlock.protocols.node import Adopted, GaveUp, NodeOpened
+from interlock.protocols.node import Adopted, GaveUp, NodeOpened, OutOfReach
 from interlock.protocols.seat import FrameSent
 from interlock.protocols.service.joining import Settled
 from interlock.protocols.service.url import JoinURL
@@ -75,6 +75,7 @@ def test_a_terminal_shows_one_table_and_obeys_no_name(
     status.begin(url, settled, Computing(), Limits())
     works(status, 2)
     status.seen(GaveUp(tick=4, number=306, what=HOSTILE))
+    status.seen(OutOfReach(relays=("ab at tcp://h:1",)))
     status.leaving()
     status.end()
     said, _ = capsys.readouterr()
@@ -83,4 +84,21 @@ def test_a_terminal_shows_one_table_and_obeys_no_name(
     assert "node 'a\\xadb'" in said and who.public.hex() in said and "example.org:7700" in said
     assert "E306 [/red] \\x1b[2J" in said
     assert "\x1b[2J" not in said
+    assert "no answer" in said and "of relay ab at tcp://h:1: is it running" in said
     assert LEAVING in said
+
+
+def test_a_relay_that_does_not_answer_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    status = Status(json=False)
+    status.joined(manifest(), lambda: 0)
+    capsys.readouterr()
+    status.seen(OutOfReach(relays=("ab at tcp://h:1",)))
+    status.look()
+    status.look()
+    said, _ = capsys.readouterr()
+    assert (
+        said.count("no answer of relay ab at tcp://h:1: is it running, and does a firewall let this machine out?") == 1
+    )
+    status.seen(OutOfReach(relays=()))
+    status.look()
+    assert "no answer" not in capsys.readouterr().out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.runs import manifest
 
 from interlock.protocols.effects import Event
-from interlock.protocols.node import Adopted, GaveUp, NodeOpened
+from interlock.protocols.node import Adopted, GaveUp, NodeOpened, OutOfReach
 from interlock.protocols.seat import FrameSent
 from interlock.protocols.service.standing import Standing
 
@@ -80,5 +80,9 @@ def test_the_state_is_said_in_words() -> None:
     assert standing.state == "at stage 1"
     standing.seen(GaveUp(tick=1, number=306, what="it contradicts"), 0.0)
     assert standing.trouble == "tick 1: E306 it contradicts"
+    standing.seen(OutOfReach(relays=("ab at tcp://h:1", "cd at tcp://h:2")), 0.0)
+    assert standing.unreached == "ab at tcp://h:1, cd at tcp://h:2"
+    standing.seen(OutOfReach(relays=()), 0.0)
+    assert standing.unreached == ""
     standing.is_leaving = True
     assert standing.state == "leaving"
